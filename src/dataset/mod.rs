@@ -1,0 +1,1 @@
+//! Labelled scans as training data: one data set per file.

@@ -1,0 +1,1 @@
+//! Recording, planning and running ops.

@@ -1,0 +1,1 @@
+//! Segmenting whole scans: voxelise, run, vote, map back to every original point.

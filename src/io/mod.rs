@@ -1,0 +1,1 @@
+//! Scan formats: one file format per file.

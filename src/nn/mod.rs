@@ -1,0 +1,1 @@
+//! Layers made of ops, each with a training and an inference form.

@@ -1,0 +1,1 @@
+//! Checks of this build and machine against reference files.

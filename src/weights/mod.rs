@@ -1,0 +1,1 @@
+//! Checkpoints: safetensors as the native format, PyTorch files read without executing anything.
