@@ -1,5 +1,13 @@
 //! Point clouds in memory: structure of arrays, ragged batches, voxel sampling, transforms.
 
+pub mod batch;
+pub mod crop;
+pub mod features;
+pub mod voxel;
+
+#[cfg(test)]
+pub(crate) mod tests;
+
 use crate::{Error, Result};
 
 /// A cloud of points with any number of named attributes, as one structure of arrays.

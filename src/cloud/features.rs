@@ -1,0 +1,521 @@
+//! From a scan to the network's input: which columns make a feature row, and the rows themselves.
+//!
+//! A [`Sample`] is a scan reduced to what a list of [`Feature`]s asks for, with coordinates shifted in f64 and then kept
+//! in f32. Augmentation, voxel sampling and cropping work on samples; [`matrix`] writes the rows.
+//!
+//! | name | channels | raw value |
+//! |---|---|---|
+//! | `coord` | 3 | position in the network's frame, metres |
+//! | `color` | 3 | red, green, blue, 0–255 |
+//! | `normal` | 3 | unit normal |
+//! | `height` | 1 | metres above the lowest point of the cloud, or of the neighbourhood (`window`) |
+//! | `return_ratio` | 1 | return number / number of returns |
+//! | any attribute, such as `intensity` | 1 | as stored |
+//!
+//! feature = min(raw / divisor + offset, max). The reference's inputs are `coord`, `color` (/255; the original
+//! repository: /127.5 − 1) and `normal`.
+//! Errors: an attribute that the scan does not have, or that holds values that are not finite; the message says which.
+
+use crate::cloud::{Column, PointCloud};
+use crate::{Error, Result};
+use serde::{Deserialize, Serialize};
+
+/// One entry of a network's feature list.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(from = "Written", into = "Detailed")]
+pub struct Feature {
+    /// What is read: `coord`, `color`, `normal`, `height`, `return_ratio` or the name of an attribute.
+    pub name: String,
+    /// The raw value is divided by this.
+    pub divisor: f32,
+    /// Added after the division.
+    pub offset: f32,
+    /// Upper limit of the result, if any.
+    pub max: Option<f32>,
+    /// Only for `height`: half the edge, in metres, of the horizontal square in which the lowest point is searched; without
+    /// it, height is measured from the lowest point of the whole cloud.
+    pub window: Option<f64>,
+}
+
+/// A feature as written in a file: a bare name or a table.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Written {
+    Name(String),
+    Detailed(Detailed),
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Detailed {
+    name: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    divisor: Option<f32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    offset: Option<f32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    max: Option<f32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    window: Option<f64>,
+}
+
+impl From<Written> for Feature {
+    fn from(written: Written) -> Self {
+        let d = match written {
+            Written::Name(name) => return Feature::new(&name),
+            Written::Detailed(d) => d,
+        };
+        let plain = Feature::new(&d.name);
+        Feature {
+            divisor: d.divisor.unwrap_or(plain.divisor),
+            offset: d.offset.unwrap_or(0.0),
+            max: d.max,
+            window: d.window,
+            ..plain
+        }
+    }
+}
+
+impl From<Feature> for Detailed {
+    fn from(f: Feature) -> Self {
+        Detailed {
+            name: f.name,
+            divisor: Some(f.divisor),
+            offset: (f.offset != 0.0).then_some(f.offset),
+            max: f.max,
+            window: f.window,
+        }
+    }
+}
+
+impl Feature {
+    /// A feature in its usual scale: colours are divided by 255, everything else is taken as it is.
+    pub fn new(name: &str) -> Feature {
+        Feature {
+            name: name.to_string(),
+            divisor: if name == "color" { 255.0 } else { 1.0 },
+            offset: 0.0,
+            max: None,
+            window: None,
+        }
+    }
+
+    /// Number of values that it adds to a feature row.
+    pub fn channels(&self) -> usize {
+        match self.name.as_str() {
+            "coord" | "color" | "normal" => 3,
+            _ => 1,
+        }
+    }
+
+    /// Checks the numbers.
+    ///
+    /// # Errors
+    /// A divisor of 0, values that are not finite, a window that is not positive or not of `height`.
+    pub fn check(&self) -> Result<()> {
+        let key = || format!("feature {}", self.name);
+        if !(self.divisor.is_finite() && self.divisor != 0.0 && self.offset.is_finite()) {
+            return Err(Error::config(
+                key(),
+                format!(
+                    "divisor {} and offset {} must be finite, the divisor not 0",
+                    self.divisor, self.offset
+                ),
+            ));
+        }
+        if self.max.is_some_and(|m| !m.is_finite()) {
+            return Err(Error::config(key(), "max must be finite"));
+        }
+        match self.window {
+            Some(_) if self.name != "height" => {
+                Err(Error::config(key(), "only height has a window"))
+            }
+            Some(w) if !(w.is_finite() && w > 0.0) => Err(Error::config(
+                key(),
+                format!("window {w} is not a positive number of metres"),
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    fn scaled(&self, raw: f32) -> f32 {
+        let value = raw / self.divisor + self.offset;
+        self.max.map_or(value, |m| value.min(m))
+    }
+}
+
+/// Width of a feature row.
+pub fn channels(features: &[Feature]) -> usize {
+    features.iter().map(Feature::channels).sum()
+}
+
+/// A cloud on its way into a network: what its features need, as f32.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Sample {
+    /// [N] × 3, metres, relative to `origin`; augmentation moves them.
+    pub coord: Vec<[f32; 3]>,
+    /// What was subtracted from the scan's coordinates, metres.
+    pub origin: [f64; 3],
+    /// [N] × 3, red, green, blue, 0–255.
+    pub color: Option<Vec<[f32; 3]>>,
+    /// [N] × 3.
+    pub normal: Option<Vec<[f32; 3]>>,
+    /// One list of [N] raw values for every feature that is neither `coord`, `color` nor `normal`, in order.
+    pub scalars: Vec<Vec<f32>>,
+    /// [N] classes, or -1; empty when the scan has no labels.
+    pub label: Vec<i32>,
+}
+
+impl Sample {
+    /// Reads from `cloud` what `features` need. The origin is the middle of the x and y extent and the lowest z, so the
+    /// sample's coordinates are exact to better than a tenth of a millimetre up to a kilometre around it.
+    ///
+    /// # Errors
+    /// A coordinate or attribute value that is not finite, or an attribute that the scan does not have.
+    pub fn new(cloud: &PointCloud, features: &[Feature]) -> Result<Sample> {
+        if let Some(row) = cloud
+            .coord
+            .iter()
+            .position(|p| !p.iter().all(|x| x.is_finite()))
+        {
+            return Err(Error::argument(
+                format!("point {row}"),
+                "its coordinates are not finite; remove such points first",
+            ));
+        }
+        let (low, high) = cloud.extent().unwrap_or_default();
+        let origin = [(low[0] + high[0]) / 2.0, (low[1] + high[1]) / 2.0, low[2]];
+        let mut sample = Sample {
+            coord: cloud
+                .coord
+                .iter()
+                .map(|p| std::array::from_fn(|axis| (p[axis] - origin[axis]) as f32))
+                .collect(),
+            origin,
+            ..Sample::default()
+        };
+        for feature in features {
+            feature.check()?;
+            match feature.name.as_str() {
+                "coord" => {}
+                "color" => sample.color = Some(colors(cloud)?),
+                "normal" => sample.normal = Some(triple(cloud, "normal", ["nx", "ny", "nz"])?),
+                "height" => sample.scalars.push(height(&sample.coord, feature.window)),
+                "return_ratio" => sample.scalars.push(return_ratio(cloud)?),
+                name => sample.scalars.push(scalar(cloud, name, name)?),
+            }
+        }
+        Ok(sample)
+    }
+
+    /// Number of points.
+    pub fn len(&self) -> usize {
+        self.coord.len()
+    }
+
+    /// True without points.
+    pub fn is_empty(&self) -> bool {
+        self.coord.is_empty()
+    }
+
+    /// The points of `rows`, in that order.
+    pub fn select(&self, rows: &[u32]) -> Sample {
+        fn pick<T: Copy>(values: &[T], rows: &[u32]) -> Vec<T> {
+            rows.iter().map(|r| values[*r as usize]).collect()
+        }
+        Sample {
+            coord: pick(&self.coord, rows),
+            origin: self.origin,
+            color: self.color.as_ref().map(|v| pick(v, rows)),
+            normal: self.normal.as_ref().map(|v| pick(v, rows)),
+            scalars: self.scalars.iter().map(|v| pick(v, rows)).collect(),
+            label: if self.label.is_empty() {
+                Vec::new()
+            } else {
+                pick(&self.label, rows)
+            },
+        }
+    }
+}
+
+/// The feature rows of `sample`: [N, C] row-major. `features` is the list that the sample was made with.
+///
+/// # Panics
+/// If it is another list.
+pub fn matrix(sample: &Sample, features: &[Feature]) -> Vec<f32> {
+    let width = channels(features);
+    let mut feat = vec![0.0; sample.len() * width];
+    let (mut column, mut scalar) = (0, 0);
+    for feature in features {
+        let triples = match feature.name.as_str() {
+            "coord" => Some(&sample.coord),
+            "color" => sample.color.as_ref(),
+            "normal" => sample.normal.as_ref(),
+            _ => None,
+        };
+        let rows = feat.chunks_exact_mut(width);
+        match triples {
+            Some(values) => {
+                for (row, value) in rows.zip(values) {
+                    for axis in 0..3 {
+                        row[column + axis] = feature.scaled(value[axis]);
+                    }
+                }
+            }
+            None => {
+                for (row, value) in rows.zip(&sample.scalars[scalar]) {
+                    row[column] = feature.scaled(*value);
+                }
+                scalar += 1;
+            }
+        }
+        column += feature.channels();
+    }
+    feat
+}
+
+fn missing(feature: &str, attribute: &str, cloud: &PointCloud) -> Error {
+    let have: Vec<&str> = cloud.attributes.iter().map(|a| a.name.as_str()).collect();
+    let have = if have.is_empty() {
+        "no attributes at all".to_string()
+    } else {
+        format!("only {}", have.join(", "))
+    };
+    Error::argument(
+        format!("feature {feature}"),
+        format!(
+            "the network reads it, but the scan has no attribute {attribute} ({have}); use weights trained without \
+             this feature, or add the attribute to the scan"
+        ),
+    )
+}
+
+/// Attribute `name` as f32, for the feature `feature`.
+fn scalar(cloud: &PointCloud, feature: &str, name: &str) -> Result<Vec<f32>> {
+    let column = cloud
+        .attribute(name)
+        .ok_or_else(|| missing(feature, name, cloud))?;
+    let values: Vec<f32> = (0..column.len())
+        .map(|row| column.get(row) as f32)
+        .collect();
+    if let Some(row) = values.iter().position(|v| !v.is_finite()) {
+        return Err(Error::NotFinite {
+            what: format!("attribute {name}"),
+            fault: format!(
+                "point {row} holds {}, and feature {feature} needs a number; remove such points first",
+                values[row]
+            ),
+        });
+    }
+    Ok(values)
+}
+
+fn triple(cloud: &PointCloud, feature: &str, names: [&str; 3]) -> Result<Vec<[f32; 3]>> {
+    let [x, y, z] = [
+        scalar(cloud, feature, names[0])?,
+        scalar(cloud, feature, names[1])?,
+        scalar(cloud, feature, names[2])?,
+    ];
+    Ok((0..x.len()).map(|i| [x[i], y[i], z[i]]).collect())
+}
+
+/// Colours 0–255: bytes as they are, 16-bit values /257 unless all are bytes, floats ×255 unless one is above 1.
+fn colors(cloud: &PointCloud) -> Result<Vec<[f32; 3]>> {
+    let mut rgb = triple(cloud, "color", ["red", "green", "blue"])?;
+    let largest = rgb.iter().flatten().fold(0.0f32, |a, b| a.max(*b));
+    let factor = match cloud.attribute("red") {
+        Some(Column::F32(_) | Column::F64(_)) if largest <= 1.0 => 255.0,
+        _ if largest > 255.0 => 1.0 / 257.0,
+        _ => 1.0,
+    };
+    for c in rgb.iter_mut().flatten() {
+        *c *= factor;
+    }
+    Ok(rgb)
+}
+
+fn return_ratio(cloud: &PointCloud) -> Result<Vec<f32>> {
+    let number = scalar(cloud, "return_ratio", "return_number")?;
+    let count = scalar(cloud, "return_ratio", "number_of_returns")?;
+    // Files with 0 of 0 returns exist; they count as single returns.
+    Ok(number
+        .iter()
+        .zip(&count)
+        .map(|(n, c)| if *c > 0.0 { n / c } else { 1.0 })
+        .collect())
+}
+
+/// Metres above the lowest point of the cloud, or of the square of half-edge `window` around each point (to the precision
+/// of its grid, a fifth of the window).
+fn height(coord: &[[f32; 3]], window: Option<f64>) -> Vec<f32> {
+    const STEPS: i64 = 5;
+    let lowest = coord.iter().fold(f32::INFINITY, |a, p| a.min(p[2]));
+    let Some(window) = window else {
+        return coord.iter().map(|p| p[2] - lowest).collect();
+    };
+    let edge = window / STEPS as f64;
+    let cell = |p: &[f32; 3]| {
+        (
+            (f64::from(p[0]) / edge).floor() as i64,
+            (f64::from(p[1]) / edge).floor() as i64,
+        )
+    };
+    // A sparse grid: memory follows the occupied cells, not the extent.
+    let mut floor = std::collections::BTreeMap::new();
+    for p in coord {
+        let low = floor.entry(cell(p)).or_insert(f32::INFINITY);
+        *low = p[2].min(*low);
+    }
+    // The minimum over a square is the minimum over y of the minimum over x.
+    let along_x = spread(&floor, STEPS, |(x, y), d| (x + d, y));
+    let along_y = spread(&along_x, STEPS, |(x, y), d| (x, y + d));
+    coord
+        .iter()
+        .map(|p| p[2] - along_y.get(&cell(p)).copied().unwrap_or(p[2]))
+        .collect()
+}
+
+type Floor = std::collections::BTreeMap<(i64, i64), f32>;
+
+/// Every cell within `steps` of an occupied one along one axis, with the lowest value it can see.
+fn spread(floor: &Floor, steps: i64, shift: impl Fn((i64, i64), i64) -> (i64, i64)) -> Floor {
+    let mut out = Floor::new();
+    for (cell, z) in floor {
+        for d in -steps..=steps {
+            let low = out.entry(shift(*cell, d)).or_insert(f32::INFINITY);
+            *low = z.min(*low);
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn scan() -> PointCloud {
+        let mut cloud = PointCloud {
+            coord: vec![
+                [700_000.0, 6_500_000.0, 120.0],
+                [700_010.0, 6_500_000.25, 121.5],
+                [700_050.0, 6_500_004.0, 130.0],
+            ],
+            attributes: Vec::new(),
+        };
+        cloud
+            .set_attribute("intensity", Column::U16(vec![0, 1000, 9000]))
+            .unwrap();
+        cloud
+            .set_attribute("return_number", Column::U8(vec![1, 2, 0]))
+            .unwrap();
+        cloud
+            .set_attribute("number_of_returns", Column::U8(vec![1, 4, 0]))
+            .unwrap();
+        cloud
+    }
+
+    #[test]
+    fn rows_follow_the_feature_list() {
+        let features = [
+            Feature::new("return_ratio"),
+            Feature {
+                divisor: 2000.0,
+                max: Some(1.0),
+                ..Feature::new("intensity")
+            },
+            Feature {
+                divisor: 10.0,
+                ..Feature::new("coord")
+            },
+            Feature {
+                divisor: 5.0,
+                ..Feature::new("height")
+            },
+        ];
+        let sample = Sample::new(&scan(), &features).unwrap();
+        assert_eq!(sample.origin, [700_025.0, 6_500_002.0, 120.0]);
+        assert_eq!(channels(&features), 6);
+        let feat = matrix(&sample, &features);
+        assert_eq!(feat[..6], [1.0, 0.0, -2.5, -0.2, 0.0, 0.0]);
+        assert_eq!(feat[6..12], [0.5, 0.5, -1.5, -0.175, 0.15, 0.3]);
+        assert_eq!(feat[12..], [1.0, 1.0, 2.5, 0.2, 1.0, 2.0]);
+    }
+
+    #[test]
+    fn missing_attributes_are_named_with_the_mend() {
+        for (name, attribute) in [("color", "red"), ("normal", "nx"), ("echo", "echo")] {
+            let error = Sample::new(&scan(), &[Feature::new(name)])
+                .unwrap_err()
+                .to_string();
+            assert!(error.contains(&format!("feature {name}")), "{error}");
+            assert!(
+                error.contains(&format!("no attribute {attribute}")),
+                "{error}"
+            );
+            assert!(error.contains("only intensity, return_number"), "{error}");
+        }
+    }
+
+    #[test]
+    fn values_that_are_not_finite_are_rejected() {
+        let mut cloud = scan();
+        cloud
+            .set_attribute("echo", Column::F32(vec![0.0, f32::NAN, 0.0]))
+            .unwrap();
+        let error = Sample::new(&cloud, &[Feature::new("echo")]).unwrap_err();
+        assert!(error.to_string().contains("point 1"), "{error}");
+        cloud.coord[2][1] = f64::INFINITY;
+        let error = Sample::new(&cloud, &[]).unwrap_err();
+        assert!(error.to_string().contains("point 2"), "{error}");
+    }
+
+    #[test]
+    fn colours_of_all_depths_end_at_255() {
+        let columns = [
+            Column::U8(vec![0, 51, 255]),
+            Column::U16(vec![0, 51, 255]),
+            Column::U16(vec![0, 13_107, 65_535]),
+            Column::F32(vec![0.0, 0.2, 1.0]),
+        ];
+        for column in columns {
+            let mut cloud = scan();
+            for name in ["red", "green", "blue"] {
+                cloud.set_attribute(name, column.clone()).unwrap();
+            }
+            let sample = Sample::new(&cloud, &[Feature::new("color")]).unwrap();
+            let color = sample.color.unwrap();
+            for (row, expected) in [0.0, 51.0, 255.0].into_iter().enumerate() {
+                assert!((color[row][0] - expected).abs() < 1e-3, "{column:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn windowed_height_sees_only_its_neighbourhood() {
+        let coord = [
+            [0.0, 0.0, 5.0],
+            [3.0, 0.0, 4.0],
+            [100.0, 0.0, 1.0],
+            [101.0, 1.0, 9.0],
+        ];
+        assert_eq!(height(&coord, None), [4.0, 3.0, 0.0, 8.0]);
+        assert_eq!(height(&coord, Some(10.0)), [1.0, 0.0, 0.0, 8.0]);
+        assert!(height(&[], Some(1.0)).is_empty());
+    }
+
+    #[test]
+    fn lists_read_names_and_tables() {
+        #[derive(Serialize, Deserialize)]
+        struct Table {
+            features: Vec<Feature>,
+        }
+        let text =
+            r#"features = ["coord", "color", { name = "intensity", divisor = 2000, max = 1 }]"#;
+        let table: Table = toml::from_str(text).unwrap();
+        assert_eq!(table.features[1].divisor, 255.0);
+        assert_eq!(table.features[2].max, Some(1.0));
+        let again: Table = toml::from_str(&toml::to_string(&table).unwrap()).unwrap();
+        assert_eq!(again.features, table.features);
+        assert!(toml::from_str::<Table>(r#"features = [{ name = "x", divisr = 1 }]"#).is_err());
+    }
+}
