@@ -78,6 +78,10 @@ impl Column {
     }
 
     /// Value `row` as `f64`; 64-bit integers beyond 2^53 are rounded.
+    #[allow(
+        clippy::unnecessary_cast,
+        reason = "one of the ten types is f64 already"
+    )]
     pub fn get(&self, row: usize) -> f64 {
         with_column!(self, v => v[row] as f64)
     }

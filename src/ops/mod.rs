@@ -1,1 +1,5 @@
 //! Ops: one per file, forward and backward.
+
+mod relu;
+
+pub use relu::{AddRelu, Relu};

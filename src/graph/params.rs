@@ -1,0 +1,346 @@
+//! Parameters of a network: names, shapes, values and gradients.
+
+use super::Shape;
+use crate::device::random::Random;
+use crate::device::{ALIGN, Array, Device, Memory};
+use crate::{Error, Result};
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+
+/// A tensor of a [`Layout`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct ParamId(pub(super) usize);
+
+/// What a tensor is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ParamKind {
+    /// Trained by the optimizer.
+    Weight,
+    /// Running statistic, updated by training forward passes.
+    Running,
+    /// Integer counter (`num_batches_tracked`), kept outside the float memory.
+    Counter,
+}
+
+/// How a tensor starts.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Init {
+    /// Uniform in ±bound.
+    Uniform(f32),
+    /// Every value the same.
+    Constant(f32),
+}
+
+/// Name, shape and place of one tensor.
+#[derive(Debug, Clone)]
+pub struct ParamSpec {
+    /// Full name, equal to the official checkpoint's.
+    pub name: String,
+    /// Dimensions as in the checkpoint; empty for a scalar.
+    pub dims: Vec<usize>,
+    /// What it is for.
+    pub kind: ParamKind,
+    /// How it starts.
+    pub init: Init,
+    offset: usize,
+}
+
+impl ParamSpec {
+    /// Number of values.
+    pub fn len(&self) -> usize {
+        self.dims.iter().product()
+    }
+
+    /// True when a dimension is 0.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The shape that ops see: [C] is one row, [O, I] is O rows, further dimensions are folded into the row.
+    pub fn shape(&self) -> Shape {
+        match self.dims.as_slice() {
+            [] => Shape::new(1, 1),
+            [cols] => Shape::new(1, *cols),
+            [rows, rest @ ..] => Shape::new(*rows, rest.iter().product()),
+        }
+    }
+}
+
+/// All tensors of a network in registration order: the order of the official state dict.
+#[derive(Debug, Default)]
+pub struct Layout {
+    specs: Vec<ParamSpec>,
+    by_name: HashMap<String, usize>,
+    words: usize,
+}
+
+impl Layout {
+    /// All tensors, in order.
+    pub fn specs(&self) -> &[ParamSpec] {
+        &self.specs
+    }
+
+    /// The tensor called `name`.
+    pub fn find(&self, name: &str) -> Option<ParamId> {
+        self.by_name.get(name).copied().map(ParamId)
+    }
+
+    /// Description of a tensor.
+    pub fn spec(&self, id: ParamId) -> &ParamSpec {
+        &self.specs[id.0]
+    }
+
+    /// Number of trained values.
+    pub fn weight_count(&self) -> usize {
+        self.specs
+            .iter()
+            .filter(|s| s.kind == ParamKind::Weight)
+            .map(ParamSpec::len)
+            .sum()
+    }
+
+    fn register(&mut self, name: String, dims: &[usize], kind: ParamKind, init: Init) -> ParamId {
+        let id = self.specs.len();
+        let previous = self.by_name.insert(name.clone(), id);
+        assert!(previous.is_none(), "parameter {name} is registered twice");
+        let spec = ParamSpec {
+            name,
+            dims: dims.to_vec(),
+            kind,
+            init,
+            offset: self.words,
+        };
+        if kind != ParamKind::Counter {
+            self.words += spec.len().next_multiple_of(ALIGN / 4);
+        }
+        self.specs.push(spec);
+        ParamId(id)
+    }
+}
+
+/// Registers tensors under a dotted prefix while a network is put together.
+#[derive(Debug)]
+pub struct Scope<'a> {
+    layout: &'a mut Layout,
+    prefix: String,
+}
+
+impl<'a> Scope<'a> {
+    /// The root scope of a layout.
+    pub fn root(layout: &'a mut Layout) -> Self {
+        Scope {
+            layout,
+            prefix: String::new(),
+        }
+    }
+
+    /// A scope one level down.
+    pub fn child(&mut self, name: impl std::fmt::Display) -> Scope<'_> {
+        Scope {
+            prefix: format!("{}{name}.", self.prefix),
+            layout: self.layout,
+        }
+    }
+
+    /// Registers a trained tensor.
+    pub fn weight(&mut self, name: &str, dims: &[usize], init: Init) -> ParamId {
+        let name = format!("{}{name}", self.prefix);
+        self.layout.register(name, dims, ParamKind::Weight, init)
+    }
+
+    /// Registers a running statistic.
+    pub fn running(&mut self, name: &str, dims: &[usize], start: f32) -> ParamId {
+        let name = format!("{}{name}", self.prefix);
+        self.layout
+            .register(name, dims, ParamKind::Running, Init::Constant(start))
+    }
+
+    /// Registers an integer counter.
+    pub fn counter(&mut self, name: &str) -> ParamId {
+        let name = format!("{}{name}", self.prefix);
+        self.layout
+            .register(name, &[], ParamKind::Counter, Init::Constant(0.0))
+    }
+}
+
+/// The values of all tensors of a layout, in one block of memory.
+#[derive(Debug)]
+pub struct Params {
+    layout: Arc<Layout>,
+    values: Memory,
+    counters: HashMap<ParamId, i64>,
+    derived: Mutex<HashMap<String, Array<f32>>>,
+}
+
+impl Params {
+    /// Initial values for a seed: a tensor's numbers depend on the seed and its position only.
+    pub fn initial(layout: Arc<Layout>, device: Device, seed: u64) -> Result<Self> {
+        let mut values = Memory::new(device, layout.words)?;
+        let host = values.host_mut();
+        for (i, spec) in layout.specs.iter().enumerate() {
+            if spec.kind == ParamKind::Counter {
+                continue;
+            }
+            let slot = &mut host[spec.offset..spec.offset + spec.len()];
+            match spec.init {
+                Init::Constant(value) => slot.fill(value),
+                Init::Uniform(bound) => {
+                    let random = Random::new(seed, i as u64);
+                    for (j, value) in slot.iter_mut().enumerate() {
+                        *value = bound * (2.0 * random.uniform_f32(j as u64) - 1.0);
+                    }
+                }
+            }
+        }
+        Ok(Params {
+            layout,
+            values,
+            counters: HashMap::new(),
+            derived: Mutex::default(),
+        })
+    }
+
+    /// Names, shapes and kinds.
+    pub fn layout(&self) -> &Arc<Layout> {
+        &self.layout
+    }
+
+    /// Values of one float tensor.
+    pub fn get(&self, id: ParamId) -> &[f32] {
+        let spec = &self.layout.specs[id.0];
+        &self.values.host()[spec.offset..spec.offset + spec.len()]
+    }
+
+    /// Overwrites one float tensor; `values` has exactly its length.
+    pub fn set(&mut self, id: ParamId, values: &[f32]) -> Result<()> {
+        let spec = &self.layout.specs[id.0];
+        if values.len() != spec.len() {
+            return Err(Error::weights(
+                &spec.name,
+                format!("{} values where {} are needed", values.len(), spec.len()),
+            ));
+        }
+        let range = spec.offset..spec.offset + spec.len();
+        self.values_mut()[range].copy_from_slice(values);
+        Ok(())
+    }
+
+    /// Value of a counter.
+    pub fn counter(&self, id: ParamId) -> i64 {
+        self.counters.get(&id).copied().unwrap_or(0)
+    }
+
+    /// Sets a counter.
+    pub fn set_counter(&mut self, id: ParamId, value: i64) {
+        self.counters.insert(id, value);
+    }
+
+    /// All values as one flat list in layout order, each tensor padded to a cache line.
+    pub fn values(&self) -> &[f32] {
+        self.values.host()
+    }
+
+    /// All values for writing; forgets what was derived from them.
+    pub fn values_mut(&mut self) -> &mut [f32] {
+        self.derived
+            .get_mut()
+            .unwrap_or_else(|e| e.into_inner())
+            .clear();
+        self.values.host_mut()
+    }
+
+    /// Something computed from the values (a folded weight), once: `compute` runs when `key` is asked for the first
+    /// time since the values changed.
+    pub fn derived(&self, key: &str, compute: impl FnOnce(&Params) -> Vec<f32>) -> Array<f32> {
+        let cache = || self.derived.lock().unwrap_or_else(|e| e.into_inner());
+        if let Some(found) = cache().get(key) {
+            return found.clone();
+        }
+        let made = Array::from(compute(self));
+        cache().insert(key.to_string(), made.clone());
+        made
+    }
+
+    pub(super) fn address(&self, id: ParamId) -> usize {
+        self.values.address() + 4 * self.layout.specs[id.0].offset
+    }
+}
+
+/// Gradients of all weights, laid out as [`Params::values`].
+#[derive(Debug)]
+pub struct Gradients {
+    layout: Arc<Layout>,
+    values: Memory,
+}
+
+impl Gradients {
+    /// All zero.
+    pub fn new(layout: Arc<Layout>, device: Device) -> Result<Self> {
+        let values = Memory::new(device, layout.words)?;
+        Ok(Gradients { layout, values })
+    }
+
+    /// Sets every gradient to zero: once per optimizer step, so that several batches can accumulate.
+    pub fn clear(&mut self) {
+        self.values.host_mut().fill(0.0);
+    }
+
+    /// Gradient of one tensor.
+    pub fn get(&self, id: ParamId) -> &[f32] {
+        let spec = &self.layout.specs[id.0];
+        &self.values.host()[spec.offset..spec.offset + spec.len()]
+    }
+
+    /// All gradients as one flat list; padding is zero.
+    pub fn values(&self) -> &[f32] {
+        self.values.host()
+    }
+
+    /// All gradients for writing.
+    pub fn values_mut(&mut self) -> &mut [f32] {
+        self.values.host_mut()
+    }
+
+    pub(super) fn address(&mut self, id: ParamId) -> usize {
+        self.values.address() + 4 * self.layout.specs[id.0].offset
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn layout() -> Arc<Layout> {
+        let mut layout = Layout::default();
+        let mut root = Scope::root(&mut layout);
+        let mut fc = root.child("fc");
+        fc.weight("weight", &[3, 5], Init::Uniform(0.5));
+        fc.weight("bias", &[3], Init::Constant(0.25));
+        fc.counter("seen");
+        Arc::new(layout)
+    }
+
+    #[test]
+    fn names_shapes_and_values_follow_registration() {
+        let layout = layout();
+        assert_eq!(layout.weight_count(), 18);
+        assert_eq!(layout.specs()[0].shape(), Shape::new(3, 5));
+        let mut p = Params::initial(layout.clone(), Device::Cpu, 1).unwrap();
+        let w = layout.find("fc.weight").unwrap();
+        assert!(p.get(w).iter().all(|x| x.abs() <= 0.5 && *x != 0.0));
+        assert!(p.set(w, &[0.0; 14]).is_err());
+        p.set(w, &[1.0; 15]).unwrap();
+        assert_eq!(p.get(w), [1.0; 15]);
+        assert_eq!(p.get(layout.find("fc.bias").unwrap()), [0.25; 3]);
+    }
+
+    #[test]
+    fn derived_values_are_computed_again_after_a_change() {
+        let mut p = Params::initial(layout(), Device::Cpu, 1).unwrap();
+        let w = p.layout().find("fc.bias").unwrap();
+        let twice = |p: &Params| p.derived("twice", |p| vec![2.0 * p.get(w)[0]])[0];
+        assert_eq!(twice(&p), 0.5);
+        p.set(w, &[1.0; 3]).unwrap();
+        assert_eq!(twice(&p), 2.0);
+    }
+}
