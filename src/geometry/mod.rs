@@ -1,35 +1,37 @@
 //! Index steps: coordinates become integer lists (neighbours, partitions, interpolation stencils).
 //!
 //! Nothing here has a gradient with respect to features. Clouds are ragged batches: `coord` holds all points of all
-//! batch elements one after another, `offsets` has B+1 entries, starts with 0 and ends with the number of points.
+//! batch elements one after another, in metres; `offsets` has B+1 entries, starts with 0 and ends with the number of
+//! points. An element may be empty. No step looks beyond the batch element of the point at hand.
+//!
+//! | step | gives | module |
+//! |---|---|---|
+//! | K nearest neighbours | [`Knn`], [`Neighbors`] | [`knn`](mod@knn), [`neighbors`] |
+//! | grid clustering | [`Partition`] | [`partition`] |
+//! | interpolation stencil | [`Interpolation`] | [`interpolation`] |
+//! | all of these for one batch, each computed once | [`Hierarchy`] | [`hierarchy`] |
 
-use crate::device::Array;
+pub mod hierarchy;
+pub mod interpolation;
+pub mod knn;
+pub mod neighbors;
+pub mod partition;
+mod ragged;
+mod sort;
+pub mod tree;
+
+pub use hierarchy::Hierarchy;
+pub use interpolation::Interpolation;
+pub use knn::{Knn, MAX_NEIGHBORS, knn};
+pub use neighbors::{Moments, Neighbors};
+pub use partition::Partition;
+pub use ragged::{Ragged, check_offsets};
+pub use tree::SearchTree;
 
 /// Index value of a neighbour that does not exist (fewer than K points in the batch element).
 pub const MISSING: u32 = u32::MAX;
 
-/// S lists of row numbers, stored one after another.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct Ragged {
-    /// Where each list starts and ends: S+1 entries, the first is 0.
-    pub offsets: Array<u32>,
-    /// The row numbers of all lists.
-    pub index: Array<u32>,
-}
-
-impl Ragged {
-    /// Number of lists.
-    pub fn len(&self) -> usize {
-        self.offsets.len().saturating_sub(1)
-    }
-
-    /// True when there is no list at all.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// The `list`-th list.
-    pub fn list(&self, list: usize) -> &[u32] {
-        &self.index[self.offsets[list] as usize..self.offsets[list + 1] as usize]
-    }
-}
+#[cfg(test)]
+mod golden;
+#[cfg(test)]
+mod shapes;

@@ -1,0 +1,188 @@
+//! Interpolation stencil: the three nearest coarse points of every fine point, weighted by inverse distance
+//! (Qi et al. 2017, PointNet++, section 3.4; PTv2's `interp` unpooling).
+//!
+//! r_k = 1 / (distance_k + 1e-8), weight_k = r_k / (r_0 + r_1 + r_2)
+//!
+//! | value | shape | meaning |
+//! |---|---|---|
+//! | index | [N, 3] | rows of the coarse points of the same element |
+//! | weight | [N, 3] | add up to 1 |
+//!
+//! As in the official code, a neighbour that does not exist (the element has fewer than three coarse points) reads the
+//! **last row of the whole coarse tensor**, perhaps of another element, at a distance of 1e5 m: at room scale that
+//! leaks about 1e-6 of that row.
+//!
+//! Errors: fine points without any coarse row to read.
+
+use super::ragged::Ragged;
+use super::{MISSING, SearchTree};
+use crate::device::Array;
+use crate::{Error, Result};
+use std::sync::OnceLock;
+
+/// Coarse points per fine point.
+pub const STENCIL: usize = 3;
+/// Keeps the inverse of a zero distance finite, metres.
+const EPSILON: f32 = 1e-8;
+
+/// For each of N fine points, which coarse rows to mix and how.
+#[derive(Debug, Clone)]
+pub struct Interpolation {
+    /// Coarse rows per fine point: 3.
+    pub k: usize,
+    /// Number of coarse rows.
+    pub points: usize,
+    /// [N, 3] row-major: coarse rows, nearest first; every one exists.
+    pub index: Array<u32>,
+    /// [N, 3] row-major: weights, which add up to 1 per fine point.
+    pub weight: Array<f32>,
+    transposed: OnceLock<Ragged>,
+}
+
+impl Interpolation {
+    /// The stencil from a coarse batch to a fine one with as many elements.
+    pub fn new(
+        fine: &[[f32; 3]],
+        fine_offsets: &[usize],
+        coarse: &[[f32; 3]],
+        coarse_offsets: &[usize],
+    ) -> Result<Interpolation> {
+        Self::from_trees(
+            &SearchTree::new(fine, fine_offsets)?,
+            &SearchTree::new(coarse, coarse_offsets)?,
+        )
+    }
+
+    /// As [`Interpolation::new`] with trees already built.
+    pub fn from_trees(fine: &SearchTree, coarse: &SearchTree) -> Result<Interpolation> {
+        let points = coarse.points();
+        if points == 0 && fine.points() > 0 {
+            return Err(Error::argument(
+                "interpolation",
+                format!("{} fine points but no coarse point to read", fine.points()),
+            ));
+        }
+        let found = coarse.nearest(fine, STENCIL)?;
+        let mut index = found.index;
+        for row in &mut index {
+            if *row == MISSING {
+                *row = points as u32 - 1;
+            }
+        }
+        let mut weight = found.squared;
+        for weights in weight.chunks_exact_mut(STENCIL) {
+            for r in &mut *weights {
+                *r = 1.0 / (r.sqrt() + EPSILON);
+            }
+            let sum: f32 = weights.iter().sum();
+            for r in weights {
+                *r /= sum;
+            }
+        }
+        Ok(Interpolation {
+            k: STENCIL,
+            points,
+            index: index.into(),
+            weight: weight.into(),
+            transposed: OnceLock::new(),
+        })
+    }
+
+    /// Number of fine points.
+    pub fn len(&self) -> usize {
+        self.index.len() / self.k
+    }
+
+    /// True when there is no fine point.
+    pub fn is_empty(&self) -> bool {
+        self.index.is_empty()
+    }
+
+    /// For every coarse row the slots i·3 + j that read it, ascending. Built at the first call.
+    pub fn transposed(&self) -> &Ragged {
+        self.transposed.get_or_init(|| {
+            Ragged::inverse(&self.index, self.points)
+                .expect("the constructor gives rows that exist")
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::geometry::{golden::Golden, shapes};
+
+    #[test]
+    fn stencils_match_the_official_code() {
+        let golden = Golden::open("op_interpolation");
+        let offsets = golden.offsets("offset");
+        let fine_offsets = golden.offsets("new_offset");
+        for scene in ["room", "wide"] {
+            let coarse = golden.points(&format!("{scene}.coord"));
+            let fine = golden.points(&format!("{scene}.new_coord"));
+            let stencil = Interpolation::new(&fine, &fine_offsets, &coarse, &offsets).unwrap();
+            let rows = golden.i32(&format!("{scene}.idx"));
+            let distances = golden.f32(&format!("{scene}.dist"));
+            let last = coarse.len() as u32 - 1;
+            let expected: Vec<u32> = rows
+                .iter()
+                .map(|&row| u32::try_from(row).unwrap_or(last))
+                .collect();
+            assert!(rows.contains(&-1), "the file has missing slots");
+            assert_eq!(stencil.index[..], expected, "{scene}");
+            let feat = golden.f32("feat");
+            let channels = feat.len() / coarse.len();
+            let out = golden.f32(&format!("{scene}.out"));
+            for row in 0..fine.len() {
+                let slots = row * 3..row * 3 + 3;
+                let r: Vec<f64> = distances[slots.clone()]
+                    .iter()
+                    .map(|d| 1.0 / (f64::from(*d) + 1e-8))
+                    .collect();
+                for (slot, r_k) in slots.clone().zip(&r) {
+                    let expected = r_k / r.iter().sum::<f64>();
+                    let error = (f64::from(stencil.weight[slot]) - expected).abs();
+                    assert!(error < 1e-6, "{scene} {slot}: {error}");
+                }
+                for c in 0..channels {
+                    let value: f32 = slots
+                        .clone()
+                        .map(|s| stencil.weight[s] * feat[stencil.index[s] as usize * channels + c])
+                        .sum();
+                    assert!(
+                        (value - out[row * channels + c]).abs() < 1e-5,
+                        "{scene} {row} {c}"
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn missing_neighbours_read_the_last_row_of_all() {
+        let coarse = [[0.0; 3], [5.0; 3], [6.0; 3], [7.0; 3]];
+        let stencil = Interpolation::new(&[[1.0; 3]], &[0, 1, 1], &coarse, &[0, 1, 4]).unwrap();
+        assert_eq!(stencil.index[..], [0, 3, 3]);
+        assert!(stencil.weight[1] > 0.0 && stencil.weight[1] < 1e-4);
+        assert_eq!(stencil.transposed().list(3), [1, 2]);
+        let sum: f32 = stencil.weight.iter().sum();
+        assert!((sum - 1.0).abs() < 1e-6);
+    }
+
+    #[test]
+    fn coinciding_points_take_all_the_weight() {
+        let coarse = shapes::uniform(50, 1);
+        let stencil = Interpolation::new(&coarse[7..8], &[0, 1], &coarse, &[0, 50]).unwrap();
+        assert_eq!(stencil.index[0], 7);
+        assert!(stencil.weight[0] > 0.999_999);
+    }
+
+    #[test]
+    fn empty_batches_are_fine_but_nothing_to_read_is_not() {
+        let empty = Interpolation::new(&[], &[0, 0], &[], &[0, 0]).unwrap();
+        assert!(empty.is_empty());
+        assert_eq!(empty.transposed().len(), 0);
+        let error = Interpolation::new(&[[0.0; 3]], &[0, 1], &[], &[0, 0]).unwrap_err();
+        assert!(error.to_string().contains("no coarse point"), "{error}");
+    }
+}
