@@ -1,7 +1,9 @@
 //! Point clouds in memory: structure of arrays, ragged batches, voxel sampling, transforms.
 
+pub mod augment;
 pub mod batch;
 pub mod crop;
+pub mod elastic;
 pub mod features;
 pub mod voxel;
 

@@ -57,7 +57,7 @@ pub fn cells<T: Copy + Into<f64> + Sync>(coord: &[[T; 3]], size: f64) -> Result<
             for (row, (cell, p)) in cells.iter_mut().zip(coord).enumerate() {
                 for axis in 0..3 {
                     let v = (p[axis].into() / size).floor();
-                    if !(v.abs() <= LARGEST_CELL) {
+                    if v.is_nan() || v.abs() > LARGEST_CELL {
                         return Err(outside(chunk * CHUNK + row, p[axis].into(), size));
                     }
                     cell[axis] = v as i64;
