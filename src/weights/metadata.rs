@@ -59,6 +59,9 @@ pub struct ClassInfo {
     /// Code written to the label field of scans (LAS classification); without it, the class number.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub code: Option<u32>,
+    /// Further codes that mean this class in labelled scans, such as 3 and 4 for vegetation that is written as 5.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub aliases: Vec<u32>,
 }
 
 /// How a raw scan becomes the network's input.
@@ -97,6 +100,13 @@ impl ModelMetadata {
     pub fn class_codes(&self) -> Vec<u32> {
         let codes = self.classes.iter().enumerate();
         codes.map(|(i, c)| c.code.unwrap_or(i as u32)).collect()
+    }
+
+    /// The class that `code` means in a labelled scan, if it means one.
+    pub fn class_of_code(&self, code: i64) -> Option<usize> {
+        let code = u32::try_from(code).ok()?;
+        let own = self.class_codes().iter().position(|c| *c == code);
+        own.or_else(|| self.classes.iter().position(|c| c.aliases.contains(&code)))
     }
 
     /// Reads the description of a model file; `path` is used in messages only.
@@ -189,6 +199,7 @@ mod tests {
                 .map(|name| ClassInfo {
                     name: name.into(),
                     code: (name == "building").then_some(6),
+                    aliases: Vec::new(),
                 })
                 .to_vec(),
             InputSpec {
@@ -209,11 +220,16 @@ mod tests {
     fn survives_a_round_trip() {
         let mut model = sample();
         model.notes.insert("trained on".into(), "tiles".into());
+        model.classes[1].aliases = vec![9];
         let mut tensors = Tensors::new();
         model.store(&mut tensors);
         let back = ModelMetadata::from_tensors(&tensors, "m.safetensors").unwrap();
         assert_eq!(back, model);
         assert_eq!(back.class_codes(), [0, 6]);
+        assert_eq!(
+            [0, 6, 9, -1].map(|c| back.class_of_code(c)),
+            [Some(0), Some(1), Some(1), None]
+        );
         assert_eq!(back.class_names(), ["ground", "building"]);
     }
 

@@ -36,6 +36,12 @@ pub fn read(path: impl AsRef<Path>) -> Result<Tensors> {
     read_from(&mut file, length, path)
 }
 
+/// Reads a file that is already in memory, such as a model inside the program; `name` is used in messages only.
+pub fn from_bytes(mut bytes: &[u8], name: impl AsRef<Path>) -> Result<Tensors> {
+    let length = bytes.len() as u64;
+    read_from(&mut bytes, length, name.as_ref())
+}
+
 /// True when the first bytes of a file look like a safetensors header.
 pub fn recognise(head: &[u8]) -> bool {
     head.len() > 8 && head[8] == b'{' && head[6] == 0 && head[7] == 0
@@ -261,11 +267,7 @@ mod tests {
     }
 
     fn decode(bytes: &[u8]) -> Result<Tensors> {
-        read_from(
-            &mut &bytes[..],
-            bytes.len() as u64,
-            Path::new("t.safetensors"),
-        )
+        from_bytes(bytes, "t.safetensors")
     }
 
     fn with_header(header: &str, data: usize) -> Vec<u8> {
