@@ -1,14 +1,22 @@
 //! Point clouds in memory: structure of arrays, ragged batches, voxel sampling, transforms.
+//!
+//! A [`PointCloud`] holds `f64` positions and any number of named [`Column`]s in the types of the file they came from.
+//! [`PointCloud::colors`] and its siblings find what networks ask for under the names that scanners give it.
 
 pub mod augment;
 pub mod batch;
+mod column;
 pub mod crop;
 pub mod elastic;
 pub mod features;
+mod lookup;
 pub mod voxel;
 
 #[cfg(test)]
 pub(crate) mod tests;
+
+pub use column::{Column, Endian, Kind};
+pub use lookup::ClassColumn;
 
 use crate::{Error, Result};
 
@@ -33,77 +41,13 @@ pub struct Attribute {
     pub column: Column,
 }
 
-/// Values of one attribute in the type of the file.
-#[derive(Debug, Clone, PartialEq)]
-#[allow(missing_docs, reason = "the variants are the types they name")]
-pub enum Column {
-    U8(Vec<u8>),
-    I8(Vec<i8>),
-    U16(Vec<u16>),
-    I16(Vec<i16>),
-    U32(Vec<u32>),
-    I32(Vec<i32>),
-    U64(Vec<u64>),
-    I64(Vec<i64>),
-    F32(Vec<f32>),
-    F64(Vec<f64>),
-}
+/// Largest coordinate that is taken for real, metres: 10^12 holds any map frame and earth-centred millimetres, and
+/// its voxel numbers fit 64 bits at any cell size over a tenth of a micrometre.
+pub const COORDINATE_LIMIT: f64 = 1e12;
 
-/// Calls `$body` with `$v` bound to the vector inside a [`Column`], whatever its type.
-#[macro_export]
-macro_rules! with_column {
-    ($column:expr, $v:ident => $body:expr) => {
-        match $column {
-            $crate::cloud::Column::U8($v) => $body,
-            $crate::cloud::Column::I8($v) => $body,
-            $crate::cloud::Column::U16($v) => $body,
-            $crate::cloud::Column::I16($v) => $body,
-            $crate::cloud::Column::U32($v) => $body,
-            $crate::cloud::Column::I32($v) => $body,
-            $crate::cloud::Column::U64($v) => $body,
-            $crate::cloud::Column::I64($v) => $body,
-            $crate::cloud::Column::F32($v) => $body,
-            $crate::cloud::Column::F64($v) => $body,
-        }
-    };
-}
-
-impl Column {
-    /// Number of values.
-    pub fn len(&self) -> usize {
-        with_column!(self, v => v.len())
-    }
-
-    /// True when there is no value.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// Value `row` as `f64`; 64-bit integers beyond 2^53 are rounded.
-    #[allow(
-        clippy::unnecessary_cast,
-        reason = "one of the ten types is f64 already"
-    )]
-    pub fn get(&self, row: usize) -> f64 {
-        with_column!(self, v => v[row] as f64)
-    }
-
-    /// True for the integer types.
-    pub fn is_integer(&self) -> bool {
-        !matches!(self, Column::F32(_) | Column::F64(_))
-    }
-
-    /// The rows named by `index`, in that order.
-    pub fn select(&self, index: &[u32]) -> Column {
-        macro_rules! pick {
-            ($($t:ident),*) => {
-                match self {
-                    $(Column::$t(v) => Column::$t(index.iter().map(|&i| v[i as usize]).collect()),)*
-                }
-            };
-        }
-        pick!(U8, I8, U16, I16, U32, I32, U64, I64, F32, F64)
-    }
+/// True when a position is finite and at most [`COORDINATE_LIMIT`] in size.
+pub fn is_usable(coord: &[f64; 3]) -> bool {
+    coord.iter().all(|x| x.abs() <= COORDINATE_LIMIT)
 }
 
 impl PointCloud {
@@ -158,6 +102,38 @@ impl PointCloud {
         }
     }
 
+    /// Appends the points of `other`, which must have the same attributes in the same order.
+    pub fn append(&mut self, other: &PointCloud) -> Result<()> {
+        let same = self.attributes.len() == other.attributes.len()
+            && (self.attributes.iter())
+                .zip(&other.attributes)
+                .all(|(a, b)| a.name == b.name && a.column.kind() == b.column.kind());
+        if !same {
+            let names = |c: &PointCloud| -> Vec<String> {
+                (c.attributes.iter())
+                    .map(|a| format!("{} {:?}", a.name, a.column.kind()))
+                    .collect()
+            };
+            return Err(Error::argument(
+                "attributes of the clouds to join",
+                format!("{:?} and {:?} differ", names(self), names(other)),
+            ));
+        }
+        self.coord.extend_from_slice(&other.coord);
+        for (a, b) in self.attributes.iter_mut().zip(&other.attributes) {
+            assert!(a.column.append(&b.column), "kinds were compared above");
+        }
+        Ok(())
+    }
+
+    /// Rows whose coordinates can be used: finite, and at most [`COORDINATE_LIMIT`] in size. Scans mark missing
+    /// returns with NaN, and damaged files hold absurd numbers; neither may reach a neighbour search.
+    pub fn usable_rows(&self) -> Vec<u32> {
+        (0..self.len() as u32)
+            .filter(|&i| is_usable(&self.coord[i as usize]))
+            .collect()
+    }
+
     /// Smallest and largest coordinate per axis over the points with finite coordinates; `None` without any.
     pub fn extent(&self) -> Option<([f64; 3], [f64; 3])> {
         let mut finite = self
@@ -175,5 +151,45 @@ impl PointCloud {
                 )
             },
         ))
+    }
+}
+
+#[cfg(test)]
+mod point_cloud_tests {
+    use super::*;
+
+    fn cloud() -> PointCloud {
+        PointCloud {
+            coord: vec![[0.0; 3], [f64::NAN, 0.0, 0.0], [1e13, 0.0, 0.0], [3.0; 3]],
+            attributes: vec![Attribute {
+                name: "label".into(),
+                column: Column::U8(vec![1, 2, 3, 4]),
+            }],
+        }
+    }
+
+    #[test]
+    fn missing_and_absurd_points_are_not_usable() {
+        assert_eq!(cloud().usable_rows(), [0, 3]);
+    }
+
+    #[test]
+    fn appending_doubles_every_column() {
+        let mut a = cloud();
+        a.append(&cloud()).unwrap();
+        assert_eq!((a.len(), a.attributes[0].column.len()), (8, 8));
+    }
+
+    #[test]
+    fn clouds_with_other_attributes_do_not_join() {
+        let mut a = cloud();
+        let mut b = cloud();
+        b.attributes[0].column = Column::F32(vec![0.0; 4]);
+        let fault = a.append(&b).unwrap_err().to_string();
+        assert!(
+            fault.contains("label U8") && fault.contains("label F32"),
+            "{fault}"
+        );
+        assert_eq!(a.len(), 4);
     }
 }

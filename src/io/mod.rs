@@ -1,1 +1,288 @@
-//! Scan formats: one file format per file.
+//! Scan formats: what a file holds decides how it is read, its name how it is written.
+//!
+//! | format | file | read | write |
+//! |---|---|---|---|
+//! | LAS 1.0–1.4, point formats 0–10; LAZ | `las/` | yes | yes |
+//! | PLY, ascii and both binary forms | `ply/` | yes | yes |
+//! | PCD 0.5–0.7, ascii, binary, compressed | `pcd/` | yes | yes |
+//! | NPY, tables and records | `npy/` | yes | yes |
+//!
+//! [`read`] takes a whole scan into memory, [`open`] gives it piece by piece; [`write`] and [`create`] are their
+//! counterparts. A scan keeps the bytes of its points and everything else that the file held, so that writing the same
+//! format again loses nothing: only the label and the confidence are new. Another format gets every attribute that it
+//! can hold.
+//!
+//! Readers trust no header. A count is compared with the bytes that are there before anything is allocated by it, and a
+//! fault is an [`Error::Malformed`] with its place. Outputs appear whole or not at all.
+//!
+//! A new format is a file with a [`Format`] and one line in [`FORMATS`].
+
+mod atomic;
+mod input;
+pub mod las;
+pub mod npy;
+mod scan;
+
+use std::path::Path;
+
+use crate::cloud::{Kind, PointCloud};
+use crate::{Error, Result};
+
+pub use atomic::Atomic;
+pub use input::Input;
+pub use scan::{
+    Chunk, Labels, Output, Reader, Records, Scan, Source, Warning, WarningKind, Writer,
+};
+
+/// Points that [`read`] asks a reader for at a time.
+const CHUNK: usize = 1 << 16;
+/// Bytes at the start of a file that decide its format.
+const HEAD: u64 = 512;
+
+/// A file format.
+#[derive(Clone, Copy)]
+pub struct Format {
+    /// Short name for people.
+    pub name: &'static str,
+    /// Lower-case file name extensions, the usual one first.
+    pub extensions: &'static [&'static str],
+    /// Says whether the first bytes of a file are those of this format.
+    pub detect: fn(&[u8]) -> bool,
+    /// Starts reading; the input stands at its first byte.
+    pub open: fn(Input) -> Result<Box<dyn Reader>>,
+    /// Starts writing.
+    pub create: fn(Atomic, &Output<'_>) -> Result<Box<dyn Writer>>,
+}
+
+/// All formats.
+pub const FORMATS: &[Format] = &[las::LAS, las::LAZ, npy::FORMAT];
+
+impl Source {
+    /// Name of the format the points came from.
+    pub fn format_name(&self) -> Option<&'static str> {
+        match self {
+            Source::None => None,
+            Source::Las(source) if source.is_compressed() => Some(las::LAZ.name),
+            Source::Las(_) => Some(las::LAS.name),
+            Source::Npy(_) => Some(npy::FORMAT.name),
+        }
+    }
+}
+
+fn extension(path: &Path) -> String {
+    (path.extension())
+        .map(|e| e.to_string_lossy().to_ascii_lowercase())
+        .unwrap_or_default()
+}
+
+/// The format that a file name asks for.
+pub fn format_of_name(path: &Path) -> Result<&'static Format> {
+    let wanted = extension(path);
+    (FORMATS.iter())
+        .find(|f| f.extensions.contains(&wanted.as_str()))
+        .ok_or_else(|| {
+            Error::unusable(
+                path,
+                format!("`{wanted}` names no known format; {}", known_formats()),
+            )
+        })
+}
+
+fn known_formats() -> String {
+    let names: Vec<String> = (FORMATS.iter())
+        .map(|f| format!(".{}", f.extensions[0]))
+        .collect();
+    format!("known are {}", names.join(", "))
+}
+
+/// The format that a file holds.
+///
+/// A name that asks for another known format is an error: one of the two is wrong, and a program that goes by the name
+/// would fail later. LAS and LAZ count as one, since they are often mixed up and share their header.
+pub fn format_of_content(path: &Path) -> Result<&'static Format> {
+    detect(&mut Input::open(path)?)
+}
+
+fn detect(input: &mut Input) -> Result<&'static Format> {
+    let path = input.path().to_path_buf();
+    if input.size() == 0 {
+        return Err(Error::malformed(path, "byte 0", "the file is empty"));
+    }
+    let head = input.bytes(input.size().min(HEAD), "start of the file")?;
+    input.seek(0)?;
+    let wanted = extension(&path);
+    let named = FORMATS
+        .iter()
+        .find(|f| f.extensions.contains(&wanted.as_str()));
+    let Some(found) = FORMATS.iter().find(|f| (f.detect)(&head)) else {
+        return Err(match named {
+            Some(format) => Error::malformed(
+                path,
+                "byte 0",
+                format!("not a {} file, whatever its name says", format.name),
+            ),
+            None => Error::unusable(
+                path,
+                format!(
+                    "its first bytes are those of no known format; {}",
+                    known_formats()
+                ),
+            ),
+        });
+    };
+    let family = |f: &Format| {
+        if f.name == las::LAZ.name {
+            las::LAS.name
+        } else {
+            f.name
+        }
+    };
+    match named {
+        Some(format) if family(format) != family(found) => Err(Error::unusable(
+            path,
+            format!(
+                "holds {} though its name says {}; rename it to .{}",
+                found.name, format.name, found.extensions[0]
+            ),
+        )),
+        _ => Ok(found),
+    }
+}
+
+/// Opens a scan to read it piece by piece.
+pub fn open(path: impl AsRef<Path>) -> Result<Box<dyn Reader>> {
+    let mut input = Input::open(path.as_ref())?;
+    (detect(&mut input)?.open)(input)
+}
+
+/// Reads a whole scan.
+///
+/// Points without usable coordinates are kept and counted in a warning. A scan without any point is no error here.
+pub fn read(path: impl AsRef<Path>) -> Result<Scan> {
+    let mut reader = open(path)?;
+    let mut scan = Scan {
+        cloud: reader.schema().clone(),
+        ..Default::default()
+    };
+    while let Some(chunk) = reader.next_chunk(CHUNK)? {
+        scan.cloud.append(&chunk.cloud)?;
+        scan.records.append(chunk.records);
+    }
+    (scan.source, scan.warnings) = reader.finish()?;
+    scan.warnings.extend(coordinate_warnings(&scan.cloud));
+    Ok(scan)
+}
+
+/// What is to be said about the coordinates of a cloud.
+pub fn coordinate_warnings(cloud: &PointCloud) -> Vec<Warning> {
+    let points = cloud.len() as u64;
+    let missing = (cloud.coord.iter())
+        .filter(|p| p.iter().any(|x| !x.is_finite()))
+        .count() as u64;
+    let usable = (cloud.coord.iter())
+        .filter(|p| crate::cloud::is_usable(p))
+        .count() as u64;
+    let absurd = points - missing - usable;
+    let mut warnings = Vec::new();
+    if missing > 0 {
+        warnings.push(Warning::new(
+            WarningKind::MissingCoordinates,
+            missing,
+            format!("{missing} of {points} points have no coordinates (NaN or infinite) and get no prediction"),
+        ));
+    }
+    if absurd > 0 {
+        warnings.push(Warning::new(
+            WarningKind::AbsurdCoordinates,
+            absurd,
+            format!(
+                "{absurd} of {points} points lie beyond {:e} and get no prediction; is the byte order right?",
+                crate::cloud::COORDINATE_LIMIT
+            ),
+        ));
+    }
+    warnings
+}
+
+/// Starts writing a scan piece by piece, in the format that the name asks for.
+pub fn create(path: impl AsRef<Path>, plan: &Output<'_>) -> Result<Box<dyn Writer>> {
+    let path = path.as_ref();
+    (format_of_name(path)?.create)(Atomic::create(path)?, plan)
+}
+
+/// Writes a whole scan with its labels; returns what could not be kept.
+///
+/// The file has the points of the scan in their order. It appears only when it is complete; it may replace the file
+/// that the scan came from.
+pub fn write(path: impl AsRef<Path>, scan: &Scan, labels: &Labels) -> Result<Vec<Warning>> {
+    write_with(path.as_ref(), scan, Some(labels))
+}
+
+/// Writes a whole scan as it is; returns what could not be kept.
+pub fn write_unlabelled(path: impl AsRef<Path>, scan: &Scan) -> Result<Vec<Warning>> {
+    write_with(path.as_ref(), scan, None)
+}
+
+fn write_with(path: &Path, scan: &Scan, labels: Option<&Labels>) -> Result<Vec<Warning>> {
+    let plan = Output {
+        schema: &scan.cloud,
+        source: &scan.source,
+        count: scan.cloud.len() as u64,
+        extent: scan.cloud.extent(),
+        classes: labels.map(|l| l.classes.as_slice()),
+    };
+    let mut writer = create(path, &plan)?;
+    writer.write(&scan.cloud, &scan.records, labels)?;
+    writer.finish()
+}
+
+/// Name under which a confidence is written. An older confidence in the type we write is replaced; an attribute of
+/// that name in another type means something else and stays.
+fn confidence_name(schema: &PointCloud) -> &'static str {
+    match schema.attribute("confidence") {
+        Some(column) if column.kind() != Kind::F32 => "label_confidence",
+        _ => "confidence",
+    }
+}
+
+/// True for an attribute that new labels replace.
+fn is_replaced(name: &str, schema: &PointCloud) -> bool {
+    name == "label" || name == confidence_name(schema)
+}
+
+/// Checks that what is handed to a writer belongs together; `records` only where the writer uses them.
+fn check_batch(
+    cloud: &PointCloud,
+    records: Option<&Records>,
+    labels: Option<&Labels>,
+    labelled: bool,
+) -> Result<()> {
+    if let Some(records) = records.filter(|r| r.len() != cloud.len()) {
+        return Err(Error::argument(
+            "records",
+            format!(
+                "{} for {} points; a changed cloud is written without its source",
+                records.len(),
+                cloud.len()
+            ),
+        ));
+    }
+    if labels.is_some() != labelled {
+        return Err(Error::argument(
+            "labels",
+            "must be given for all points or for none",
+        ));
+    }
+    labels.map_or(Ok(()), |l| l.check_count(cloud.len()))
+}
+
+/// Checks that a writer got as many points as it was promised.
+fn check_total(path: &Path, promised: u64, done: u64) -> Result<()> {
+    if promised == done {
+        return Ok(());
+    }
+    Err(Error::argument(
+        path.display().to_string(),
+        format!("{done} points written of {promised} promised"),
+    ))
+}

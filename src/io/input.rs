@@ -1,0 +1,129 @@
+//! A file to read, with its length known: no reader asks for more bytes than are there.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read};
+use std::path::{Path, PathBuf};
+
+use crate::{Error, Result};
+
+/// Longest line of a text header, bytes.
+const LONGEST_LINE: usize = 1 << 16;
+
+/// A regular file with a position; every read is checked against the bytes that are there.
+#[derive(Debug)]
+pub struct Input {
+    path: PathBuf,
+    file: BufReader<File>,
+    len: u64,
+    position: u64,
+}
+
+impl Input {
+    /// Opens a regular file.
+    pub fn open(path: &Path) -> Result<Self> {
+        let metadata = std::fs::metadata(path).map_err(|e| Error::io(path, e))?;
+        if metadata.is_dir() {
+            return Err(Error::unusable(path, "is a folder, not a scan"));
+        }
+        if !metadata.is_file() {
+            return Err(Error::unusable(
+                path,
+                "is not a regular file; write the scan to a file first",
+            ));
+        }
+        let file = File::open(path).map_err(|e| Error::io(path, e))?;
+        Ok(Input {
+            path: path.to_path_buf(),
+            len: metadata.len(),
+            file: BufReader::with_capacity(1 << 16, file),
+            position: 0,
+        })
+    }
+
+    /// The name of the file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Bytes in the file.
+    pub fn size(&self) -> u64 {
+        self.len
+    }
+
+    /// Bytes before the next read.
+    pub fn position(&self) -> u64 {
+        self.position
+    }
+
+    /// Bytes from here to the end.
+    pub fn remaining(&self) -> u64 {
+        self.len - self.position
+    }
+
+    /// A fault in this file.
+    pub fn malformed(&self, place: impl Into<String>, fault: impl Into<String>) -> Error {
+        Error::malformed(&self.path, place, fault)
+    }
+
+    /// An operating-system error on this file; a file that shrank while it was read counts as cut short.
+    pub fn io(&self, e: std::io::Error) -> Error {
+        if e.kind() == std::io::ErrorKind::UnexpectedEof {
+            return self.malformed(format!("byte {}", self.position), "the file ends here");
+        }
+        Error::io(&self.path, e)
+    }
+
+    /// Goes to a byte of the file, at most its end.
+    pub fn seek(&mut self, position: u64) -> Result<()> {
+        let position = position.min(self.len);
+        // A short way inside the buffer must not throw the buffer away: column-wise files hop a lot.
+        let hop = position as i64 - self.position as i64;
+        self.file.seek_relative(hop).map_err(|e| self.io(e))?;
+        self.position = position;
+        Ok(())
+    }
+
+    /// The next `count` bytes; `what` names them in the error when the file is too short.
+    pub fn bytes(&mut self, count: u64, what: &str) -> Result<Vec<u8>> {
+        if count > self.remaining() {
+            return Err(self.malformed(
+                format!("byte {}", self.position),
+                format!("{what}: {count} bytes promised, {} there", self.remaining()),
+            ));
+        }
+        let mut bytes = vec![0; count as usize];
+        self.file.read_exact(&mut bytes).map_err(|e| self.io(e))?;
+        self.position += count;
+        Ok(bytes)
+    }
+
+    /// The next line with its end-of-line bytes, or `None` at the end of the file.
+    pub fn line(&mut self) -> Result<Option<Vec<u8>>> {
+        let mut line = Vec::new();
+        let limit = LONGEST_LINE as u64 + 1;
+        (&mut self.file)
+            .take(limit)
+            .read_until(b'\n', &mut line)
+            .map_err(|e| self.io(e))?;
+        if line.len() > LONGEST_LINE {
+            return Err(self.malformed(
+                format!("byte {}", self.position),
+                format!("line longer than {LONGEST_LINE} bytes"),
+            ));
+        }
+        self.position += line.len() as u64;
+        Ok((!line.is_empty()).then_some(line))
+    }
+}
+
+/// Number stored little-endian at `offset`; `bytes` is known to reach that far.
+macro_rules! read_le {
+    ($bytes:expr, $offset:expr, $t:ty) => {
+        <$t>::from_le_bytes(
+            $bytes[$offset..$offset + size_of::<$t>()]
+                .try_into()
+                .expect("the range has the size of the type"),
+        )
+    };
+}
+pub(crate) use read_le;

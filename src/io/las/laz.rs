@@ -1,0 +1,372 @@
+//! The compressed point data of LAZ, through the crate `laz`.
+//!
+//! | bytes | holds |
+//! |---|---|
+//! | 8 | where the chunk table starts, i64 (missing in the oldest, pointwise form) |
+//! | … | chunks: the first record as it is, then coded differences; formats 6 to 10 put each field into a layer |
+//! | 8 + … | chunk table: version u32, count u32, coded sizes |
+//!
+//! The crate trusts what it reads: a layer size of 4 GB is allocated before a byte is missing, and counts index tables.
+//! So the chunk table and the layer sizes of each chunk are checked here first, against the bytes that are there, and
+//! the crate only ever sees one whole chunk in memory.
+
+use std::io::{self, Cursor};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use laz::laszip::{ChunkTable, CompressorType};
+use laz::record::{
+    LayeredPointRecordDecompressor, RecordDecompressor, SequentialPointRecordDecompressor,
+};
+use laz::{LasZipCompressor, LazItem, LazItemRecordBuilder, LazItemType, LazVlr, LazVlrBuilder};
+
+use crate::io::atomic::Atomic;
+use crate::io::input::{Input, read_le};
+use crate::{Error, Result};
+
+use super::header::{Header, Vlr};
+use super::layout;
+use super::reader::Body;
+
+/// Points that one compressed byte can stand for at most. Equal points in layers of length zero reach about 700 at the
+/// usual 50 000 points per chunk; more is a lie.
+const DENSEST: u64 = 1024;
+
+type Decoder = Box<dyn RecordDecompressor<Cursor<Vec<u8>>>>;
+
+/// One run of compressed points.
+#[derive(Debug, Clone, Copy)]
+struct Span {
+    start: u64,
+    bytes: u64,
+    points: u64,
+}
+
+pub(super) struct Compressed {
+    items: Vec<LazItem>,
+    record_len: usize,
+    /// Spans still to read, last first.
+    spans: Vec<Span>,
+    decoder: Option<Decoder>,
+    /// Points that the open decoder still holds.
+    left: u64,
+    done: u64,
+    end: u64,
+}
+
+/// The compression parameters and how the points are cut into chunks.
+struct Plan {
+    items: Vec<LazItem>,
+    form: CompressorType,
+    /// Points per chunk; `None` when the chunk table has them.
+    chunk_points: Option<u64>,
+}
+
+fn read_plan(input: &Input, header: &Header, vlrs: &[Vlr]) -> Result<Plan> {
+    let fault = |text: String| input.malformed("LASzip record", text);
+    let vlr = vlrs
+        .iter()
+        .find(|v| v.is(LazVlr::USER_ID, LazVlr::RECORD_ID))
+        .ok_or_else(|| {
+            fault("missing, though the header says that the points are compressed".into())
+        })?;
+    if vlr.data.len() < 34 {
+        return Err(fault(format!(
+            "{} bytes long; at least 34 are needed",
+            vlr.data.len()
+        )));
+    }
+    let parsed = LazVlr::from_buffer(&vlr.data).map_err(|e| fault(e.to_string()))?;
+    let form = match read_le!(vlr.data, 0, u16) {
+        1 => CompressorType::PointWise,
+        2 => CompressorType::PointWiseChunked,
+        3 => CompressorType::LayeredChunked,
+        other => return Err(fault(format!("compressor {other}; 1, 2 and 3 can be read"))),
+    };
+    let least = layout::record_len(header.format).expect("the header was checked");
+    let extra = (header.record_len - least) as u16;
+    let expected = LazItemRecordBuilder::default_for_point_format_id(header.format, extra)
+        .map_err(|e| fault(e.to_string()))?;
+    let layered = form == CompressorType::LayeredChunked;
+    let fits = parsed.items().len() == expected.len()
+        && (parsed.items().iter().zip(&expected)).all(|(a, b)| {
+            a.item_type() == b.item_type()
+                && a.size() == b.size()
+                && matches!((layered, a.version()), (false, 1 | 2) | (true, 3 | 4))
+        });
+    if !fits {
+        return Err(fault(format!(
+            "its fields are not those of point format {} with {extra} extra bytes",
+            header.format
+        )));
+    }
+    Ok(Plan {
+        items: parsed.items().clone(),
+        form,
+        chunk_points: (!parsed.uses_variable_size_chunks()).then(|| u64::from(parsed.chunk_size())),
+    })
+}
+
+/// Where the chunk table starts.
+fn table_start(input: &mut Input, header: &Header) -> Result<u64> {
+    let first = header.data_offset + 8;
+    input.seek(header.data_offset)?;
+    let mut start = read_le!(input.bytes(8, "chunk table offset")?, 0, i64);
+    if start == -1 {
+        // A writer that could not go back put the offset behind everything.
+        input.seek(input.size() - 8)?;
+        start = read_le!(input.bytes(8, "chunk table offset")?, 0, i64);
+    }
+    match u64::try_from(start) {
+        Ok(start) if start >= first && start + 8 <= input.size() => Ok(start),
+        _ => Err(input.malformed(
+            format!("byte {}", header.data_offset),
+            format!(
+                "the chunk table is said to start at byte {start}, outside the file of {} bytes; the file is cut short \
+                 or was never finished",
+                input.size()
+            ),
+        )),
+    }
+}
+
+fn read_table(input: &mut Input, header: &Header, plan: &Plan) -> Result<Vec<Span>> {
+    if header.count == 0 {
+        return Ok(Vec::new());
+    }
+    if plan.form == CompressorType::PointWise {
+        return Ok(vec![Span {
+            start: header.data_offset,
+            bytes: input.size() - header.data_offset,
+            points: header.count,
+        }]);
+    }
+    let table = table_start(input, header)?;
+    let first = header.data_offset + 8;
+    let place = format!("chunk table at byte {table}");
+    input.seek(table)?;
+    let head = input.bytes(8, "chunk table")?;
+    let chunks = u64::from(read_le!(head, 4, u32));
+    // Each chunk stores its first record as it is.
+    let most = (table - first) / header.record_len as u64;
+    if chunks > most {
+        return Err(input.malformed(
+            place,
+            format!("{chunks} chunks promised, but the compressed points have room for {most}"),
+        ));
+    }
+    input.seek(table)?;
+    let coded = input.bytes(input.remaining().min(8 + chunks * 16 + 64), "chunk table")?;
+    let variable = plan.chunk_points.is_none();
+    let entries = guarded(|| ChunkTable::read(&mut Cursor::new(coded), variable))
+        .map_err(|text| input.malformed(place.clone(), text))?;
+    let mut spans = Vec::new();
+    let mut start = first;
+    let mut left = header.count;
+    for (i, entry) in entries.into_iter().enumerate() {
+        let points = plan.chunk_points.unwrap_or(entry.point_count).min(left);
+        let fits =
+            entry.byte_count <= table - start && points <= entry.byte_count.saturating_mul(DENSEST);
+        if !fits {
+            return Err(input.malformed(
+                place,
+                format!(
+                    "chunk {i} of {} bytes and {points} points does not fit the file",
+                    entry.byte_count
+                ),
+            ));
+        }
+        if points > 0 {
+            spans.push(Span {
+                start,
+                bytes: entry.byte_count,
+                points,
+            });
+        }
+        start += entry.byte_count;
+        left -= points;
+    }
+    if left > 0 {
+        return Err(input.malformed(
+            format!("point {}", header.count - left),
+            format!(
+                "the chunk table ends here, but the header promises {} points",
+                header.count
+            ),
+        ));
+    }
+    Ok(spans)
+}
+
+/// Runs code of the crate, which indexes tables with numbers from the file. All counts and sizes are checked before;
+/// this is the last net for faults inside its arithmetic decoder, which would otherwise end the program.
+fn guarded<T>(run: impl FnOnce() -> io::Result<T>) -> Result<T, String> {
+    match catch_unwind(AssertUnwindSafe(run)) {
+        Ok(Ok(value)) => Ok(value),
+        Ok(Err(e)) if e.kind() == io::ErrorKind::UnexpectedEof => {
+            Err("the compressed data end too early".into())
+        }
+        Ok(Err(e)) => Err(format!("the compressed data are damaged: {e}")),
+        Err(_) => Err("the compressed data are damaged".into()),
+    }
+}
+
+/// Number of layers that an item is split into.
+fn layers(item: &LazItem) -> usize {
+    match item.item_type() {
+        LazItemType::Point14 => 9,
+        LazItemType::RGBNIR14 => 2,
+        LazItemType::Byte14(count) => count as usize,
+        _ => 1,
+    }
+}
+
+impl Compressed {
+    pub fn open(input: &mut Input, header: &Header, vlrs: &[Vlr]) -> Result<Self> {
+        let plan = read_plan(input, header, vlrs)?;
+        let mut spans = read_table(input, header, &plan)?;
+        let promised = header.count;
+        if promised > input.size().saturating_mul(DENSEST) {
+            return Err(input.malformed(
+                "header byte 107",
+                format!("{promised} points cannot be held by {} bytes", input.size()),
+            ));
+        }
+        let end = spans
+            .last()
+            .map_or(header.data_offset, |s| s.start + s.bytes);
+        spans.reverse();
+        Ok(Compressed {
+            items: plan.items,
+            record_len: header.record_len,
+            spans,
+            decoder: None,
+            left: 0,
+            done: 0,
+            end,
+        })
+    }
+
+    fn open_next(&mut self, input: &mut Input) -> Result<()> {
+        let span = self
+            .spans
+            .pop()
+            .expect("the spans hold all points of the header");
+        input.seek(span.start)?;
+        let bytes = input.bytes(span.bytes, "compressed points")?;
+        let layered = matches!(self.items[0].version(), 3 | 4);
+        if layered {
+            self.check_layers(input, span, &bytes)?;
+        }
+        let cursor = Cursor::new(bytes);
+        let mut decoder: Decoder = if layered {
+            Box::new(LayeredPointRecordDecompressor::new(cursor))
+        } else {
+            Box::new(SequentialPointRecordDecompressor::new(cursor))
+        };
+        (decoder.set_fields_from(&self.items))
+            .map_err(|e| input.malformed("LASzip record", e.to_string()))?;
+        self.decoder = Some(decoder);
+        self.left = span.points;
+        Ok(())
+    }
+
+    /// Layer sizes must lie inside the chunk before the crate allocates by them.
+    fn check_layers(&self, input: &Input, span: Span, bytes: &[u8]) -> Result<()> {
+        let place = || format!("chunk at byte {}, point {}", span.start, self.done);
+        let count: usize = self.items.iter().map(layers).sum();
+        let head = self.record_len + 4 + 4 * count;
+        if bytes.len() < head {
+            return Err(input.malformed(place(), "too short for its layer sizes"));
+        }
+        let sizes: u64 = bytes[self.record_len + 4..head]
+            .chunks_exact(4)
+            .map(|b| u64::from(read_le!(b, 0, u32)))
+            .sum();
+        if sizes > (bytes.len() - head) as u64 {
+            return Err(input.malformed(
+                place(),
+                format!("layers of {sizes} bytes in a chunk of {}", bytes.len()),
+            ));
+        }
+        Ok(())
+    }
+}
+
+impl Body for Compressed {
+    fn read(&mut self, input: &mut Input, points: usize, out: &mut Vec<u8>) -> Result<()> {
+        let mut wanted = points as u64;
+        while wanted > 0 {
+            if self.left == 0 {
+                self.open_next(input)?;
+            }
+            let some = wanted.min(self.left);
+            let start = out.len();
+            out.resize(start + some as usize * self.record_len, 0);
+            let decoder = self.decoder.as_mut().expect("opened above");
+            let rows = &mut out[start..];
+            guarded(|| decoder.decompress_many(rows))
+                .map_err(|text| input.malformed(format!("chunk with point {}", self.done), text))?;
+            self.left -= some;
+            self.done += some;
+            wanted -= some;
+        }
+        Ok(())
+    }
+
+    fn end(&self) -> u64 {
+        self.end
+    }
+}
+
+/// Compresses records into an output.
+pub(super) struct Packer {
+    inner: LasZipCompressor<'static, Atomic>,
+}
+
+/// The record that tells readers how the points are compressed.
+pub(super) fn laszip_vlr(format: u8, record_len: usize) -> Vlr {
+    let mut data = Vec::new();
+    (parameters(format, record_len).write_to(&mut data)).expect("writing to memory cannot fail");
+    Vlr::new(
+        LazVlr::USER_ID,
+        LazVlr::RECORD_ID,
+        LazVlr::DESCRIPTION,
+        data,
+    )
+}
+
+fn parameters(format: u8, record_len: usize) -> LazVlr {
+    let extra = record_len - layout::record_len(format).expect("formats are checked on reading");
+    LazVlrBuilder::default()
+        .with_point_format(format, extra as u16)
+        .expect("formats are checked on reading")
+        .build()
+}
+
+impl Packer {
+    /// Starts compressing at the present end of the output.
+    pub fn new(output: Atomic, format: u8, record_len: usize) -> Result<Self> {
+        let path = output.path().to_path_buf();
+        let inner = LasZipCompressor::new(output, parameters(format, record_len))
+            .map_err(|e| Error::unusable(path, e.to_string()))?;
+        Ok(Packer { inner })
+    }
+
+    /// The final name of the output.
+    pub fn path(&self) -> &std::path::Path {
+        self.inner.get().path()
+    }
+
+    /// Appends whole records.
+    pub fn put(&mut self, records: &[u8]) -> Result<()> {
+        let done = self.inner.compress_many(records);
+        done.map_err(|e| self.inner.get().io(e))
+    }
+
+    /// Writes the chunk table and gives the output back.
+    pub fn finish(mut self) -> Result<Atomic> {
+        let done = self.inner.done();
+        done.map_err(|e| self.inner.get().io(e))?;
+        Ok(self.inner.into_inner())
+    }
+}
