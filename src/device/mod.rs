@@ -3,9 +3,12 @@
 //! A device never knows the names of ops; ops choose their code by [`Device`].
 
 mod array;
+pub mod gemm;
 mod memory;
 pub mod parallel;
 pub mod random;
+pub mod simd;
+pub mod workspace;
 
 use crate::{Error, Result};
 pub use array::Array;

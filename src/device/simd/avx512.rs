@@ -1,0 +1,221 @@
+//! AVX-512 (F, VL, DQ, BW): 16 lanes.
+
+use super::avx2::Avx2;
+use super::{Kernel, Simd};
+use std::arch::x86_64::*;
+
+const L: usize = 16;
+
+/// Proof that the processor has AVX-512 F, VL, DQ and BW.
+#[derive(Debug, Clone, Copy)]
+pub struct Avx512(());
+
+/// True when the processor has everything that [`Avx512`] uses.
+pub fn is_available() -> bool {
+    is_x86_feature_detected!("avx512f")
+        && is_x86_feature_detected!("avx512vl")
+        && is_x86_feature_detected!("avx512dq")
+        && is_x86_feature_detected!("avx512bw")
+        && super::avx2::is_available()
+}
+
+impl Avx512 {
+    /// Panics when the processor has not the instructions.
+    #[inline]
+    pub fn new() -> Self {
+        assert!(is_available(), "this processor has no AVX-512");
+        Avx512(())
+    }
+}
+
+#[inline(never)]
+#[target_feature(enable = "avx512f,avx512vl,avx512dq,avx512bw,avx2,fma")]
+fn enter<K: Kernel>(kernel: K, simd: Avx512) -> K::Output {
+    kernel.run(simd)
+}
+
+#[inline(always)]
+fn mask(count: usize) -> __mmask16 {
+    ((1u32 << count.min(L)) - 1) as __mmask16
+}
+
+/// Four rows of four values, one per quarter.
+#[inline(always)]
+fn four_rows(x: &[f32], starts: [usize; 4]) -> __m512 {
+    let [a, b, c, d] = starts.map(|s| &x[s..s + 4]);
+    // SAFETY: the slices have four values; a value of `Avx512` exists where this is called.
+    unsafe {
+        let v = _mm512_castps128_ps512(_mm_loadu_ps(a.as_ptr()));
+        let v = _mm512_insertf32x4::<1>(v, _mm_loadu_ps(b.as_ptr()));
+        let v = _mm512_insertf32x4::<2>(v, _mm_loadu_ps(c.as_ptr()));
+        _mm512_insertf32x4::<3>(v, _mm_loadu_ps(d.as_ptr()))
+    }
+}
+
+/// Transposes every 4 × 4 block of four vectors.
+#[inline(always)]
+fn transpose(z: [__m512; 4]) -> [__m512; 4] {
+    // SAFETY: a value of `Avx512` exists where this is called.
+    unsafe {
+        let a = _mm512_unpacklo_ps(z[0], z[1]);
+        let b = _mm512_unpackhi_ps(z[0], z[1]);
+        let c = _mm512_unpacklo_ps(z[2], z[3]);
+        let d = _mm512_unpackhi_ps(z[2], z[3]);
+        [
+            _mm512_shuffle_ps::<0x44>(a, c),
+            _mm512_shuffle_ps::<0xEE>(a, c),
+            _mm512_shuffle_ps::<0x44>(b, d),
+            _mm512_shuffle_ps::<0xEE>(b, d),
+        ]
+    }
+}
+
+// SAFETY of all blocks below: `self` exists, so the processor has the instructions; loads and stores are of slices
+// whose length is checked first, masked to it, or promised by the caller.
+#[allow(
+    clippy::undocumented_unsafe_blocks,
+    reason = "one reason for all, above"
+)]
+impl Simd for Avx512 {
+    type V = __m512;
+    type Narrow = Avx2;
+    const LANES: usize = L;
+    const REGISTERS: usize = 32;
+
+    #[inline(always)]
+    fn narrow(self) -> Avx2 {
+        Avx2::implied_by(self)
+    }
+
+    #[inline(always)]
+    fn call<K: Kernel>(self, kernel: K) -> K::Output {
+        unsafe { enter(kernel, self) }
+    }
+
+    #[inline(always)]
+    fn splat(self, x: f32) -> Self::V {
+        unsafe { _mm512_set1_ps(x) }
+    }
+
+    #[inline(always)]
+    fn load(self, x: &[f32]) -> Self::V {
+        assert!(x.len() >= L);
+        unsafe { _mm512_loadu_ps(x.as_ptr()) }
+    }
+
+    #[inline(always)]
+    fn load_partial(self, x: &[f32]) -> Self::V {
+        unsafe { _mm512_maskz_loadu_ps(mask(x.len()), x.as_ptr()) }
+    }
+
+    #[inline(always)]
+    fn store(self, y: &mut [f32], v: Self::V) {
+        assert!(y.len() >= L);
+        unsafe { _mm512_storeu_ps(y.as_mut_ptr(), v) }
+    }
+
+    #[inline(always)]
+    fn store_partial(self, y: &mut [f32], v: Self::V) {
+        unsafe { _mm512_mask_storeu_ps(y.as_mut_ptr(), mask(y.len()), v) }
+    }
+
+    #[inline(always)]
+    fn add(self, a: Self::V, b: Self::V) -> Self::V {
+        unsafe { _mm512_add_ps(a, b) }
+    }
+
+    #[inline(always)]
+    fn sub(self, a: Self::V, b: Self::V) -> Self::V {
+        unsafe { _mm512_sub_ps(a, b) }
+    }
+
+    #[inline(always)]
+    fn mul(self, a: Self::V, b: Self::V) -> Self::V {
+        unsafe { _mm512_mul_ps(a, b) }
+    }
+
+    #[inline(always)]
+    fn fma(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V {
+        unsafe { _mm512_fmadd_ps(a, b, c) }
+    }
+
+    #[inline(always)]
+    fn max(self, a: Self::V, b: Self::V) -> Self::V {
+        unsafe { _mm512_max_ps(a, b) }
+    }
+
+    #[inline(always)]
+    fn min(self, a: Self::V, b: Self::V) -> Self::V {
+        unsafe { _mm512_min_ps(a, b) }
+    }
+
+    #[inline(always)]
+    fn where_positive(self, gate: Self::V, x: Self::V) -> Self::V {
+        unsafe {
+            let open = _mm512_cmp_ps_mask::<_CMP_GT_OQ>(gate, _mm512_setzero_ps());
+            _mm512_maskz_mov_ps(open, x)
+        }
+    }
+
+    #[inline(always)]
+    fn round(self, x: Self::V) -> Self::V {
+        unsafe { _mm512_roundscale_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(x) }
+    }
+
+    #[inline(always)]
+    fn scale_by_power(self, x: Self::V, n: Self::V) -> Self::V {
+        unsafe { _mm512_scalef_ps(x, n) }
+    }
+
+    #[inline(always)]
+    fn sum(self, v: Self::V) -> f32 {
+        unsafe { _mm512_reduce_add_ps(v) }
+    }
+
+    #[inline(always)]
+    fn largest(self, v: Self::V) -> f32 {
+        unsafe { _mm512_reduce_max_ps(v) }
+    }
+
+    #[inline(always)]
+    fn load_columns(self, x: &[f32], starts: &[usize]) -> [Self::V; 4] {
+        let s: &[usize; L] = starts.first_chunk().expect("a start per lane");
+        transpose([
+            four_rows(x, [s[0], s[4], s[8], s[12]]),
+            four_rows(x, [s[1], s[5], s[9], s[13]]),
+            four_rows(x, [s[2], s[6], s[10], s[14]]),
+            four_rows(x, [s[3], s[7], s[11], s[15]]),
+        ])
+    }
+
+    #[inline(always)]
+    fn store_columns(self, y: &mut [f32], starts: &[usize], columns: [Self::V; 4]) {
+        let s: &[usize; L] = starts.first_chunk().expect("a start per lane");
+        let rows = transpose(columns);
+        for quarter in 0..4 {
+            for r in 0..4 {
+                let start = s[4 * quarter + r];
+                let row = &mut y[start..start + 4];
+                unsafe {
+                    let four = match quarter {
+                        0 => _mm512_castps512_ps128(rows[r]),
+                        1 => _mm512_extractf32x4_ps::<1>(rows[r]),
+                        2 => _mm512_extractf32x4_ps::<2>(rows[r]),
+                        _ => _mm512_extractf32x4_ps::<3>(rows[r]),
+                    };
+                    _mm_storeu_ps(row.as_mut_ptr(), four);
+                }
+            }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn load_at(self, x: *const f32) -> Self::V {
+        unsafe { _mm512_loadu_ps(x) }
+    }
+
+    #[inline(always)]
+    unsafe fn store_at(self, y: *mut f32, v: Self::V) {
+        unsafe { _mm512_storeu_ps(y, v) }
+    }
+}
