@@ -1,3 +1,5 @@
-//! The `cairn` program.
+//! The `cairn` program. Everything is in [`cairn::cli`].
 
-fn main() {}
+fn main() -> std::process::ExitCode {
+    cairn::cli::main()
+}

@@ -1,1 +1,141 @@
-//! Command line: one subcommand per file.
+//! The command line: one subcommand per file, each parses its arguments, calls the library and prints.
+//!
+//! Results go to standard output, everything else to standard error. Exit codes: 0 done, 1 failed, 2 bad input or
+//! arguments, 130 interrupted.
+//!
+//! A new subcommand is a file with `Args` and `run`, a variant of [`Command`] and a line in [`run`].
+
+mod info;
+mod print;
+mod progress;
+mod signals;
+
+use crate::device::Device;
+use crate::{Error, Result};
+use clap::{Parser, Subcommand};
+use std::process::ExitCode;
+
+/// Point cloud segmentation: a scan goes in, the same scan comes out with a class on every point.
+#[derive(Debug, Parser)]
+#[command(
+    name = "cairn",
+    version,
+    max_term_width = 100,
+    disable_help_subcommand = true,
+    after_help = EXAMPLES,
+    after_long_help = EXAMPLES,
+    long_about = "Point cloud segmentation with Point Transformer V2: a scan goes in, the same scan comes out with a \
+        class and a confidence on every point. Reads and writes LAS, LAZ, PLY, PCD and NPY."
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+    #[command(flatten)]
+    global: Global,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  cairn segment scan.laz -o labelled.laz   label a scan with a built-in model
+  cairn info scan.laz                      what a scan or a model file holds
+  cairn train config.toml                  train a model on labelled scans
+
+Models: two are built in, airborne (ground, vegetation, building) and
+robot_cell (floor, wall, robot, human, AGV). Others come from `cairn train`,
+or from official checkpoints through `cairn convert`; give them with --weights.
+`cairn COMMAND --help` explains each command.";
+
+/// Options of every subcommand.
+#[derive(Debug, Clone, clap::Args)]
+#[command(next_help_heading = "Options of every command")]
+pub struct Global {
+    /// Where to compute: `auto` takes the best device there is, `cpu` the processor
+    #[arg(long, global = true, default_value = "auto", value_name = "auto|cpu")]
+    pub device: Device,
+    /// Number of threads [default: one per processor core]; results do not depend on it
+    #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub threads: Option<u16>,
+    /// Start of every random sequence
+    #[arg(long, global = true, default_value_t = 0, value_name = "N")]
+    pub seed: u64,
+    /// No progress and no notes on standard error; errors and warnings stay
+    #[arg(long, short, global = true)]
+    pub quiet: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Info(info::Args),
+}
+
+/// Runs the program with the arguments of the process.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match run(cli) {
+        Ok(code) => code,
+        Err(error) => print::error(&error),
+    }
+}
+
+fn run(cli: Cli) -> anyhow::Result<ExitCode> {
+    let global = cli.global;
+    signals::install()?;
+    global.start_threads()?;
+    match cli.command {
+        Command::Info(args) => info::run(args, &global),
+    }
+}
+
+impl Global {
+    /// Sizes the thread pool when that was asked for; otherwise it starts by itself at first use.
+    fn start_threads(&self) -> Result<()> {
+        let Some(threads) = self.threads else {
+            return Ok(());
+        };
+        rayon::ThreadPoolBuilder::new()
+            .num_threads(usize::from(threads))
+            .build_global()
+            .map_err(|e| Error::argument("threads", e.to_string()))
+    }
+
+    /// Prints a line for people on standard error, unless they asked for quiet.
+    pub(crate) fn note(&self, text: impl std::fmt::Display) {
+        if !self.quiet {
+            eprintln!("{text}");
+        }
+    }
+
+    /// Says once which device runs.
+    pub(crate) fn announce(&self) {
+        let threads = rayon::current_num_threads();
+        self.note(format_args!("device: {} ({threads} threads)", self.device));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn arguments_are_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_option_is_explained_and_every_command_has_an_example() {
+        for command in Cli::command().get_subcommands() {
+            let name = command.get_name();
+            for argument in command.get_arguments() {
+                assert!(
+                    argument.get_help().is_some(),
+                    "{name} {}",
+                    argument.get_id()
+                );
+            }
+            let help = command.clone().render_long_help().to_string();
+            assert!(help.contains(&format!("cairn {name} ")), "{name}");
+            assert!(help.contains("Example"), "{name}");
+        }
+    }
+}

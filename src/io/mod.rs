@@ -67,6 +67,24 @@ impl Source {
             Source::Npy(_) => Some(npy::FORMAT.name),
         }
     }
+
+    /// Version and layout of the file, in the words of its format; empty when there is nothing to say.
+    pub fn description(&self) -> String {
+        match self {
+            Source::Las(source) => source.description(),
+            _ => String::new(),
+        }
+    }
+
+    /// True when the file names a coordinate system.
+    pub fn has_crs(&self) -> bool {
+        matches!(self, Source::Las(source) if source.has_crs())
+    }
+
+    /// True for LAS and LAZ.
+    pub fn is_las(&self) -> bool {
+        matches!(self, Source::Las(_))
+    }
 }
 
 fn extension(path: &Path) -> String {

@@ -97,6 +97,17 @@ impl Source {
         self.header.compressed
     }
 
+    /// True when a coordinate system is named (GeoTIFF keys or well-known text).
+    pub fn has_crs(&self) -> bool {
+        let names_one = |id: u16| matches!(id, 2112 | 34735);
+        let named = |v: &Vlr| names_one(v.record_id) && v.is("LASF_Projection", v.record_id);
+        let tail = self.tail.records.iter();
+        self.vlrs.iter().any(named)
+            || tail
+                .filter(|r| r.user_id == "LASF_Projection")
+                .any(|r| names_one(r.record_id))
+    }
+
     /// The described extra bytes, and how many descriptors do not fit the records.
     fn extras(&self) -> (Vec<Extra>, u64) {
         let mut data: Vec<&[u8]> = (self.vlrs.iter())

@@ -1,0 +1,271 @@
+//! `cairn info`: what a scan or a checkpoint holds.
+
+use super::{Global, print, progress::Progress, signals};
+use crate::Result;
+use crate::cloud::PointCloud;
+use crate::io::{self, Reader};
+use anyhow::Context;
+use serde::Serialize;
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+/// Points read at a time.
+const CHUNK: usize = 1 << 18;
+/// Classes listed; a label attribute with more different codes is an identifier.
+const CODES: usize = 256;
+
+/// Show what a scan or a model file holds
+///
+/// For a scan: format, number of points, extent in metres, every attribute with type and range, the class codes and how
+/// often they occur, and whatever is odd about the file. For a checkpoint: network, parameters, classes and the input
+/// that it expects. The content decides which of the two it is, not the name.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example:\n  cairn info scan.laz\n  cairn info model.safetensors --json")]
+pub struct Args {
+    /// Scan (LAS, LAZ, PLY, PCD, NPY) or checkpoint (safetensors, PyTorch)
+    file: PathBuf,
+    /// Print JSON instead of text
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs the subcommand.
+pub fn run(args: Args, global: &Global) -> anyhow::Result<ExitCode> {
+    let path = &args.file;
+    let info = ScanInfo::read(path, global).context("reading the scan")?;
+    if args.json {
+        print::json(&info)?;
+    } else {
+        print::result(&info.text(path))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+#[derive(Debug, Serialize)]
+struct ScanInfo {
+    format: &'static str,
+    version: String,
+    points: u64,
+    without_coordinates: u64,
+    low: Option<[f64; 3]>,
+    high: Option<[f64; 3]>,
+    has_crs: bool,
+    attributes: Vec<AttributeInfo>,
+    labels: Option<LabelInfo>,
+    warnings: Vec<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct AttributeInfo {
+    name: String,
+    #[serde(rename = "type")]
+    kind: String,
+    low: Option<f64>,
+    high: Option<f64>,
+    not_finite: u64,
+}
+
+#[derive(Debug, Serialize)]
+struct LabelInfo {
+    attribute: String,
+    count: BTreeMap<i64, u64>,
+}
+
+impl ScanInfo {
+    /// Reads a scan piece by piece: memory does not grow with it.
+    fn read(path: &Path, global: &Global) -> Result<ScanInfo> {
+        let format = io::format_of_content(path)?.name;
+        let mut reader = io::open(path)?;
+        let progress = Progress::new(global, "reading");
+        let mut info = ScanInfo::new(format, &*reader);
+        let promised = reader.count();
+        let mut labels = Labels::Open;
+        while let Some(chunk) = reader.next_chunk(CHUNK)? {
+            signals::check("nothing was written")?;
+            info.add(&chunk.cloud);
+            labels.add(&chunk.cloud);
+            if let Some(promised) = promised {
+                progress.set(info.points as usize, promised as usize);
+            }
+        }
+        let (source, warnings) = reader.finish()?;
+        info.version = source.description();
+        info.has_crs = source.has_crs();
+        info.labels = labels.finish();
+        info.warnings = warnings.iter().map(ToString::to_string).collect();
+        if info.without_coordinates > 0 {
+            info.warnings.push(format!(
+                "{} points have no usable coordinates and would get no class",
+                info.without_coordinates
+            ));
+        }
+        Ok(info)
+    }
+
+    fn new(format: &'static str, reader: &dyn Reader) -> ScanInfo {
+        let attributes = reader.schema().attributes.iter();
+        ScanInfo {
+            format,
+            version: String::new(),
+            points: 0,
+            without_coordinates: 0,
+            low: None,
+            high: None,
+            has_crs: false,
+            attributes: attributes
+                .map(|a| AttributeInfo {
+                    name: a.name.clone(),
+                    kind: format!("{:?}", a.column.kind()).to_lowercase(),
+                    low: None,
+                    high: None,
+                    not_finite: 0,
+                })
+                .collect(),
+            labels: None,
+            warnings: Vec::new(),
+        }
+    }
+
+    fn add(&mut self, cloud: &PointCloud) {
+        self.points += cloud.len() as u64;
+        self.without_coordinates += (cloud.len() - cloud.usable_rows().len()) as u64;
+        if let Some((low, high)) = cloud.extent() {
+            let (l, h) = (self.low.unwrap_or(low), self.high.unwrap_or(high));
+            self.low = Some(std::array::from_fn(|a| l[a].min(low[a])));
+            self.high = Some(std::array::from_fn(|a| h[a].max(high[a])));
+        }
+        for (info, attribute) in self.attributes.iter_mut().zip(&cloud.attributes) {
+            for value in (0..attribute.column.len()).map(|row| attribute.column.get(row)) {
+                if value.is_finite() {
+                    info.low = Some(info.low.map_or(value, |l| l.min(value)));
+                    info.high = Some(info.high.map_or(value, |h| h.max(value)));
+                } else {
+                    info.not_finite += 1;
+                }
+            }
+        }
+    }
+
+    fn text(&self, path: &Path) -> String {
+        let mut text = String::new();
+        let mut line = |name: &str, value: String| {
+            writeln!(text, "{name:<12} {value}").expect("writing to a string never fails");
+        };
+        line("file", path.display().to_string());
+        line(
+            "format",
+            format!("{} {}", self.format, self.version)
+                .trim()
+                .to_string(),
+        );
+        line("points", print::count(self.points));
+        if let (Some(low), Some(high)) = (self.low, self.high) {
+            for (axis, name) in ["x", "y", "z"].into_iter().enumerate() {
+                let size = high[axis] - low[axis];
+                let range = format!("{:.3} to {:.3}  ({size:.3} m)", low[axis], high[axis]);
+                line(name, range);
+            }
+            let area = (high[0] - low[0]) * (high[1] - low[1]);
+            if area > 0.0 {
+                line(
+                    "density",
+                    format!("{:.1} points/m²", self.points as f64 / area),
+                );
+            }
+        }
+        let crs = if self.has_crs {
+            "named in the file"
+        } else {
+            "none named"
+        };
+        line("coordinates", crs.to_string());
+        for warning in &self.warnings {
+            line("warning", warning.clone());
+        }
+        if !self.attributes.is_empty() {
+            text.push('\n');
+            text.push_str(&self.attribute_table());
+        }
+        if let Some(labels) = &self.labels {
+            text.push('\n');
+            text.push_str(&labels.table(self.points));
+        }
+        text
+    }
+
+    fn attribute_table(&self) -> String {
+        let number = |x: Option<f64>| x.map_or("-".to_string(), |x| format!("{x}"));
+        let head = ["attribute", "type", "lowest", "highest"].map(String::from);
+        let rows = self.attributes.iter().map(|a| {
+            let mut row = vec![
+                a.name.clone(),
+                a.kind.clone(),
+                number(a.low),
+                number(a.high),
+            ];
+            if a.not_finite > 0 {
+                row.push(format!("{} not finite", a.not_finite));
+            }
+            row
+        });
+        print::table(&[head.to_vec()].into_iter().chain(rows).collect::<Vec<_>>())
+    }
+}
+
+impl LabelInfo {
+    fn table(&self, points: u64) -> String {
+        let head = vec![self.attribute.clone(), "points".into(), "share".into()];
+        let rows = self.count.iter().map(|(code, count)| {
+            let share = 100.0 * *count as f64 / points.max(1) as f64;
+            vec![
+                code.to_string(),
+                print::count(*count),
+                format!("{share:.1} %"),
+            ]
+        });
+        print::table(&[head].into_iter().chain(rows).collect::<Vec<_>>())
+    }
+}
+
+/// Class codes met so far.
+enum Labels {
+    Open,
+    Some(LabelInfo),
+    /// There are none, or the attribute holds other than classes.
+    None,
+}
+
+impl Labels {
+    fn add(&mut self, cloud: &PointCloud) {
+        if matches!(self, Labels::None) || cloud.is_empty() {
+            return;
+        }
+        let Some(found) = cloud.labels() else {
+            *self = Labels::None;
+            return;
+        };
+        if matches!(self, Labels::Open) {
+            *self = Labels::Some(LabelInfo {
+                attribute: found.name,
+                count: BTreeMap::new(),
+            });
+        }
+        if let Labels::Some(info) = self {
+            for code in found.code {
+                *info.count.entry(code).or_default() += 1;
+            }
+            if info.count.len() > CODES {
+                *self = Labels::None;
+            }
+        }
+    }
+
+    fn finish(self) -> Option<LabelInfo> {
+        match self {
+            Labels::Some(info) => Some(info),
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,190 @@
+//! From a cloud to a class for every point.
+
+use super::tiles::{self, Cut, Tile};
+use super::views::Views;
+use super::vote::Votes;
+use crate::Result;
+use crate::cloud::PointCloud;
+use crate::cloud::augment::{self, Step, center_shift};
+use crate::cloud::features::{self, Feature, Sample};
+use crate::cloud::voxel::Voxels;
+use crate::weights::InputSpec;
+
+/// Voxels of a tile when nothing else is asked for: about half a gigabyte for the largest shipped configuration.
+pub const TILE_VOXELS: usize = 200_000;
+
+/// Passes over one view at most. A voxel with more points, such as the thousands of missing returns that some scanners
+/// put into one place, lets member m vote through member m mod this.
+pub const FRAGMENTS: usize = 32;
+
+/// How to segment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Options {
+    /// Views whose predictions are summed. With [`Views::Plain`] one point per voxel is seen and decides for the others;
+    /// otherwise every point is seen in every view.
+    pub views: Views,
+    /// Most voxels that the network sees at once; larger scans are cut into overlapping tiles.
+    pub tile_voxels: usize,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options {
+            views: Views::Plain,
+            tile_voxels: TILE_VOXELS,
+        }
+    }
+}
+
+/// A class for every point of a cloud.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Prediction {
+    /// Class of every point, −1 for points without usable coordinates.
+    pub class: Vec<i32>,
+    /// Probability of that class, 0 to 1; 0 for points without usable coordinates.
+    pub confidence: Vec<f32>,
+    /// Number of points without usable coordinates.
+    pub skipped: usize,
+    /// Number of tiles.
+    pub tiles: usize,
+    /// Number of runs of the network.
+    pub passes: usize,
+}
+
+/// What decides about prepared points: a network, or a rule in tests.
+pub trait Classifier {
+    /// Number of classes.
+    fn classes(&self) -> usize;
+
+    /// Probabilities [N, C] for one cloud: `coord` [N] in metres, `feat` [N, Cin].
+    fn probabilities(&mut self, coord: &[[f32; 3]], feat: Vec<f32>) -> Result<Vec<f32>>;
+}
+
+/// Called before every run of the network with the views done and the views in all; an error stops the work.
+pub type Watch<'a> = &'a mut dyn FnMut(usize, usize) -> Result<()>;
+
+/// Segments a cloud: cut into tiles, voxelised, run, voted back to every point.
+///
+/// # Errors
+/// A feature that the cloud cannot give, coordinates too far apart for voxels, and whatever `classifier` and `watch`
+/// return.
+pub fn segment(
+    cloud: &PointCloud,
+    input: &InputSpec,
+    margin: f64,
+    options: &Options,
+    classifier: &mut dyn Classifier,
+    watch: Watch<'_>,
+) -> Result<Prediction> {
+    let rows = cloud.usable_rows();
+    let sample = if rows.len() == cloud.len() {
+        Sample::new(cloud, &input.features)?
+    } else {
+        Sample::new(&cloud.select(&rows), &input.features)?
+    };
+    let tiles = tiles::cut(
+        &sample.coord,
+        Cut {
+            voxel_size: input.voxel_size,
+            voxels: options.tile_voxels,
+            margin,
+        },
+    )?;
+    let mut result = Prediction {
+        class: vec![-1; cloud.len()],
+        confidence: vec![0.0; cloud.len()],
+        skipped: cloud.len() - rows.len(),
+        tiles: tiles.len(),
+        passes: 0,
+    };
+    let views = options.views.steps();
+    let total = tiles.len() * views.len();
+    for (number, tile) in tiles.iter().enumerate() {
+        if tile.core.is_empty() {
+            continue;
+        }
+        let mut pass = Pass {
+            input,
+            every_point: options.views != Views::Plain,
+            classifier: &mut *classifier,
+            passes: 0,
+        };
+        let piece = tile_sample(&sample, tile);
+        let mut votes = Votes::new(piece.len(), pass.classifier.classes());
+        for (view, steps) in views.iter().enumerate() {
+            let done = number * views.len() + view;
+            pass.view(&piece, steps, &mut votes, &mut || watch(done, total))?;
+        }
+        result.passes += pass.passes;
+        let (class, confidence) = votes.decide();
+        for i in &tile.core {
+            let row = rows[tile.rows[*i as usize] as usize] as usize;
+            result.class[row] = class[*i as usize];
+            result.confidence[row] = confidence[*i as usize];
+        }
+    }
+    Ok(result)
+}
+
+/// The points of a tile in the frame of a scan of their own.
+fn tile_sample(sample: &Sample, tile: &Tile) -> Sample {
+    let mut piece = sample.select(&tile.rows);
+    center_shift(&mut piece.coord, true);
+    piece
+}
+
+/// Runs of the network over one tile.
+struct Pass<'a> {
+    input: &'a InputSpec,
+    every_point: bool,
+    classifier: &'a mut dyn Classifier,
+    passes: usize,
+}
+
+impl Pass<'_> {
+    /// Adds the votes of one view. Test procedure of the reference: augment, voxelise, and for every fragment centre and
+    /// run.
+    fn view(
+        &mut self,
+        piece: &Sample,
+        steps: &[Step],
+        votes: &mut Votes,
+        watch: &mut dyn FnMut() -> Result<()>,
+    ) -> Result<()> {
+        let piece = augment::apply(steps, piece.clone())?;
+        let voxels = Voxels::new(&piece.coord, self.input.voxel_size)?;
+        if !self.every_point {
+            watch()?;
+            let probabilities = self.run(&piece, &voxels.fragment(0))?;
+            votes.spread(voxels.inverse(), &probabilities);
+            return Ok(());
+        }
+        let classes = self.classifier.classes();
+        for fragment in 0..voxels.fragment_count().min(FRAGMENTS) {
+            watch()?;
+            let probabilities = self.run(&piece, &voxels.fragment(fragment))?;
+            for (voxel, row) in probabilities.chunks_exact(classes).enumerate() {
+                let members = voxels.members(voxel);
+                let first = fragment % members.len();
+                votes.add(members[first] as usize, row);
+                for further in members.iter().skip(first + FRAGMENTS).step_by(FRAGMENTS) {
+                    votes.add(*further as usize, row);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn run(&mut self, piece: &Sample, rows: &[u32]) -> Result<Vec<f32>> {
+        let features: &[Feature] = &self.input.features;
+        let mut seen = piece.select(rows);
+        center_shift(&mut seen.coord, false);
+        self.passes += 1;
+        let feat = features::matrix(&seen, features);
+        self.classifier.probabilities(&seen.coord, feat)
+    }
+}
+
+#[cfg(test)]
+#[path = "segment_tests.rs"]
+mod tests;
