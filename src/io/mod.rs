@@ -21,6 +21,8 @@ mod atomic;
 mod input;
 pub mod las;
 pub mod npy;
+pub mod pcd;
+pub mod ply;
 mod scan;
 
 use std::path::Path;
@@ -55,7 +57,7 @@ pub struct Format {
 }
 
 /// All formats.
-pub const FORMATS: &[Format] = &[las::LAS, las::LAZ, npy::FORMAT];
+pub const FORMATS: &[Format] = &[las::LAS, las::LAZ, ply::FORMAT, pcd::FORMAT, npy::FORMAT];
 
 impl Source {
     /// Name of the format the points came from.
@@ -64,6 +66,8 @@ impl Source {
             Source::None => None,
             Source::Las(source) if source.is_compressed() => Some(las::LAZ.name),
             Source::Las(_) => Some(las::LAS.name),
+            Source::Ply(_) => Some(ply::FORMAT.name),
+            Source::Pcd(_) => Some(pcd::FORMAT.name),
             Source::Npy(_) => Some(npy::FORMAT.name),
         }
     }
@@ -84,6 +88,19 @@ impl Source {
     /// True for LAS and LAZ.
     pub fn is_las(&self) -> bool {
         matches!(self, Source::Las(_))
+    }
+}
+
+impl Source {
+    /// How the file stored its points: version, encoding, elements. Empty for points made by a program.
+    pub fn description(&self) -> String {
+        match self {
+            Source::None => String::new(),
+            Source::Las(source) => source.description(),
+            Source::Ply(source) => source.description(),
+            Source::Pcd(source) => source.description(),
+            Source::Npy(source) => source.description(),
+        }
     }
 }
 
@@ -266,6 +283,28 @@ fn confidence_name(schema: &PointCloud) -> &'static str {
 /// True for an attribute that new labels replace.
 fn is_replaced(name: &str, schema: &PointCloud) -> bool {
     name == "label" || name == confidence_name(schema)
+}
+
+/// The words of a text row that are to stay, with the blanks between neighbours as they were.
+fn kept_words<'a>(row: &'a [u8], keep: &[bool]) -> Vec<&'a [u8]> {
+    let mut parts = Vec::new();
+    let mut open: Option<(usize, usize)> = None;
+    let mut at = 0;
+    let mut keep = keep.iter();
+    for word in row.split(u8::is_ascii_whitespace) {
+        let (start, end) = (at, at + word.len());
+        at = end + 1;
+        if word.is_empty() {
+            continue;
+        }
+        if keep.next() == Some(&true) {
+            open = Some((open.map_or(start, |(first, _)| first), end));
+        } else if let Some((first, last)) = open.take() {
+            parts.push(&row[first..last]);
+        }
+    }
+    parts.extend(open.map(|(first, last)| &row[first..last]));
+    parts
 }
 
 /// Checks that what is handed to a writer belongs together; `records` only where the writer uses them.

@@ -5,7 +5,7 @@ use std::fmt;
 use crate::cloud::PointCloud;
 use crate::{Error, Result};
 
-use super::{las, npy};
+use super::{las, npy, pcd, ply};
 
 /// A whole scan in memory.
 ///
@@ -97,6 +97,11 @@ impl Records {
         self.len() == 0
     }
 
+    /// All rows, one behind the other.
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
     /// The bytes of row `i`.
     pub fn row(&self, i: usize) -> &[u8] {
         match &self.ends {
@@ -132,6 +137,10 @@ pub enum Source {
     None,
     /// LAS or LAZ: header, variable-length records, what follows the points.
     Las(Box<las::Source>),
+    /// PLY: header with comments, the other elements.
+    Ply(Box<ply::Source>),
+    /// PCD: header.
+    Pcd(Box<pcd::Source>),
     /// NPY: type and memory order.
     Npy(Box<npy::Source>),
 }

@@ -188,3 +188,14 @@ impl Reader for NpyReader {
         Ok((AnySource::Npy(Box::new(source)), warnings))
     }
 }
+
+impl Source {
+    /// Type and order, such as `<f8, by column`.
+    pub fn description(&self) -> String {
+        match (self.layout.is_structured, self.layout.by_column) {
+            (true, _) => format!("records of {} fields", self.layout.fields.len()),
+            (false, true) => format!("{}, by column", self.layout.fields[0].descr),
+            (false, false) => format!("{}, by row", self.layout.fields[0].descr),
+        }
+    }
+}
