@@ -72,11 +72,14 @@ impl Source {
         }
     }
 
-    /// Version and layout of the file, in the words of its format; empty when there is nothing to say.
+    /// How the file stored its points: version, encoding, elements. Empty for points made by a program.
     pub fn description(&self) -> String {
         match self {
+            Source::None => String::new(),
             Source::Las(source) => source.description(),
-            _ => String::new(),
+            Source::Ply(source) => source.description(),
+            Source::Pcd(source) => source.description(),
+            Source::Npy(source) => source.description(),
         }
     }
 
@@ -88,19 +91,6 @@ impl Source {
     /// True for LAS and LAZ.
     pub fn is_las(&self) -> bool {
         matches!(self, Source::Las(_))
-    }
-}
-
-impl Source {
-    /// How the file stored its points: version, encoding, elements. Empty for points made by a program.
-    pub fn description(&self) -> String {
-        match self {
-            Source::None => String::new(),
-            Source::Las(source) => source.description(),
-            Source::Ply(source) => source.description(),
-            Source::Pcd(source) => source.description(),
-            Source::Npy(source) => source.description(),
-        }
     }
 }
 
