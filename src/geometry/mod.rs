@@ -32,6 +32,6 @@ pub use tree::SearchTree;
 pub const MISSING: u32 = u32::MAX;
 
 #[cfg(test)]
-pub(crate) mod golden;
+mod golden;
 #[cfg(test)]
 mod shapes;

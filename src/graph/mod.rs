@@ -15,8 +15,7 @@
 //! let x = graph.input(Array::from(vec![-1.0, 2.0]), Shape::new(1, 2))?;
 //! let y = graph.push(Relu, &[x])?;
 //! graph.keep(y);
-//! let mut executor = Executor::new(Device::Cpu);
-//! let run = executor.run(&graph, None)?;
+//! let run = Executor::new(Device::Cpu).run(&graph, None)?;
 //! assert_eq!(run.read(y), [0.0, 2.0]);
 //! # Ok::<(), cairn::Error>(())
 //! ```
@@ -95,7 +94,6 @@ pub struct Graph<'p> {
     seeds: Vec<(Var, Array<f32>)>,
     updates: Vec<Update>,
     counts: Vec<ParamId>,
-    taps: Vec<(String, Var)>,
 }
 
 impl<'p> Graph<'p> {
@@ -111,7 +109,6 @@ impl<'p> Graph<'p> {
             seeds: Vec::new(),
             updates: Vec::new(),
             counts: Vec::new(),
-            taps: Vec::new(),
         }
     }
 
@@ -246,16 +243,6 @@ impl<'p> Graph<'p> {
             value,
             momentum,
         });
-    }
-
-    /// Gives an intermediate value a name, so that checks can ask for it. Names may repeat.
-    pub fn tap(&mut self, name: &str, var: Var) {
-        self.taps.push((name.to_string(), var));
-    }
-
-    /// The first value called `name`.
-    pub fn tapped(&self, name: &str) -> Option<Var> {
-        self.taps.iter().find(|(n, _)| n == name).map(|(_, v)| *v)
     }
 
     /// After the run, adds one to the counter `param`.

@@ -1,6 +1,1 @@
-//! Training: configuration, recipe, loop, metrics, logs.
-
-pub mod log;
-pub mod metrics;
-pub mod plot;
-pub mod tensorboard;
+//! Training loop, metrics, checkpoints and logs.

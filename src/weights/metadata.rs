@@ -235,7 +235,8 @@ mod tests {
 
     #[test]
     fn contradictions_are_named() {
-        let cases: [(fn(&mut ModelMetadata), &str); 6] = [
+        type Spoil = fn(&mut ModelMetadata);
+        let cases: [(Spoil, &str); 6] = [
             (|m| m.classes.truncate(1), "num_classes"),
             (|m| m.input.features.truncate(1), "in_channels"),
             (|m| m.input.voxel_size = 0.0, "voxel_size"),

@@ -4,11 +4,18 @@
 //! |---|---|
 //! | [`tensors`] | named tensors in memory |
 //! | [`safetensors`] | the native file format, read and written |
+//! | [`pth`] | files written by `torch.save`, with [`pickle`] and [`constructors`] |
 //! | [`metadata`] | what a model file says about itself: network, classes, input features |
 
+pub mod constructors;
 pub mod metadata;
+pub mod pickle;
+pub mod pth;
 pub mod safetensors;
 pub mod tensors;
+
+#[cfg(test)]
+mod pth_tests;
 
 pub use metadata::{ClassInfo, InputSpec, ModelMetadata};
 pub use tensors::{Dtype, Tensor, Tensors};

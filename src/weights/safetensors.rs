@@ -16,13 +16,14 @@
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 use std::fs::File;
-use std::io::{BufWriter, Read, Write};
+use std::io::{Read, Write};
 use std::path::Path;
 
 use serde::Deserialize;
 use serde::de::{Deserializer, MapAccess, Visitor};
 
 use super::tensors::{Dtype, Tensor, Tensors, element_count};
+use crate::io::Atomic;
 use crate::{Error, Result};
 
 /// Longest header that is read: the limit of the reference implementation, bytes.
@@ -181,23 +182,12 @@ impl<'de> Deserialize<'de> for Header {
 ///
 /// Tensors are stored widest type first, otherwise in their order; the same contents always give the same bytes.
 pub fn write(path: impl AsRef<Path>, tensors: &Tensors) -> Result<()> {
-    let path = path.as_ref();
-    let folder = match path.parent() {
-        Some(p) if !p.as_os_str().is_empty() => p,
-        _ => Path::new("."),
-    };
-    let io = |e: std::io::Error| Error::io(path, e);
-    let mut file = tempfile::Builder::new()
-        .prefix(".cairn-")
-        .tempfile_in(folder)
-        .map_err(io)?;
-    write_to(&mut file, tensors).map_err(io)?;
-    file.as_file().sync_all().map_err(io)?;
-    file.persist(path).map_err(|e| io(e.error))?;
-    Ok(())
+    let mut file = Atomic::create(path.as_ref())?;
+    write_to(&mut file, tensors).map_err(|e| file.io(e))?;
+    file.finish()
 }
 
-fn write_to(output: impl Write, tensors: &Tensors) -> std::io::Result<()> {
+fn write_to(mut output: impl Write, tensors: &Tensors) -> std::io::Result<()> {
     let mut order: Vec<(&str, &Tensor)> = tensors.iter().collect();
     // Readers that map the file need every tensor aligned to its type.
     order.sort_by_key(|(_, t)| std::cmp::Reverse(t.dtype().size()));
@@ -220,13 +210,12 @@ fn write_to(output: impl Write, tensors: &Tensors) -> std::io::Result<()> {
     }
     let mut text = serde_json::to_vec(&header)?;
     text.resize(text.len().next_multiple_of(8), b' ');
-    let mut output = BufWriter::new(output);
     output.write_all(&(text.len() as u64).to_le_bytes())?;
     output.write_all(&text)?;
     for (_, tensor) in order {
         output.write_all(tensor.bytes())?;
     }
-    output.flush()
+    Ok(())
 }
 
 #[cfg(test)]
