@@ -16,7 +16,7 @@
 //! repository: /127.5 − 1) and `normal`.
 //! Errors: an attribute that the scan does not have, or that holds values that are not finite; the message says which.
 
-use crate::cloud::{Column, PointCloud};
+use crate::cloud::PointCloud;
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 
@@ -199,10 +199,10 @@ impl Sample {
             match feature.name.as_str() {
                 "coord" => {}
                 "color" => sample.color = Some(colors(cloud)?),
-                "normal" => sample.normal = Some(triple(cloud, "normal", ["nx", "ny", "nz"])?),
+                "normal" => sample.normal = Some(normals(cloud)?),
                 "height" => sample.scalars.push(height(&sample.coord, feature.window)),
                 "return_ratio" => sample.scalars.push(return_ratio(cloud)?),
-                name => sample.scalars.push(scalar(cloud, name, name)?),
+                name => sample.scalars.push(scalar(cloud, name)?),
             }
         }
         Ok(sample)
@@ -290,53 +290,52 @@ fn missing(feature: &str, attribute: &str, cloud: &PointCloud) -> Error {
     )
 }
 
-/// Attribute `name` as f32, for the feature `feature`.
-fn scalar(cloud: &PointCloud, feature: &str, name: &str) -> Result<Vec<f32>> {
-    let column = cloud
-        .attribute(name)
-        .ok_or_else(|| missing(feature, name, cloud))?;
-    let values: Vec<f32> = (0..column.len())
-        .map(|row| column.get(row) as f32)
-        .collect();
-    if let Some(row) = values.iter().position(|v| !v.is_finite()) {
-        return Err(Error::NotFinite {
-            what: format!("attribute {name}"),
-            fault: format!(
-                "point {row} holds {}, and feature {feature} needs a number; remove such points first",
-                values[row]
-            ),
-        });
-    }
+/// Attribute `name` as f32.
+fn scalar(cloud: &PointCloud, name: &str) -> Result<Vec<f32>> {
+    let values = match name {
+        "intensity" => cloud.intensity(),
+        _ => cloud.find(&[&name.to_ascii_lowercase()]).map(|a| {
+            let column = &a.column;
+            (0..column.len()).map(|i| column.get(i) as f32).collect()
+        }),
+    };
+    let values = values.ok_or_else(|| missing(name, name, cloud))?;
+    finite(name, values.iter().copied())?;
     Ok(values)
 }
 
-fn triple(cloud: &PointCloud, feature: &str, names: [&str; 3]) -> Result<Vec<[f32; 3]>> {
-    let [x, y, z] = [
-        scalar(cloud, feature, names[0])?,
-        scalar(cloud, feature, names[1])?,
-        scalar(cloud, feature, names[2])?,
-    ];
-    Ok((0..x.len()).map(|i| [x[i], y[i], z[i]]).collect())
+fn finite(feature: &str, mut values: impl Iterator<Item = f32>) -> Result<()> {
+    match values.position(|v| !v.is_finite()) {
+        None => Ok(()),
+        Some(row) => Err(Error::NotFinite {
+            what: format!("feature {feature}"),
+            fault: format!("of point {row}; remove such points from the scan first"),
+        }),
+    }
 }
 
-/// Colours 0–255: bytes as they are, 16-bit values /257 unless all are bytes, floats ×255 unless one is above 1.
+fn normals(cloud: &PointCloud) -> Result<Vec<[f32; 3]>> {
+    let normals = cloud
+        .normals()
+        .ok_or_else(|| missing("normal", "nx, ny, nz", cloud))?;
+    finite("normal", normals.iter().map(|n| n.iter().sum()))?;
+    Ok(normals)
+}
+
+/// Colours 0–255.
 fn colors(cloud: &PointCloud) -> Result<Vec<[f32; 3]>> {
-    let mut rgb = triple(cloud, "color", ["red", "green", "blue"])?;
-    let largest = rgb.iter().flatten().fold(0.0f32, |a, b| a.max(*b));
-    let factor = match cloud.attribute("red") {
-        Some(Column::F32(_) | Column::F64(_)) if largest <= 1.0 => 255.0,
-        _ if largest > 255.0 => 1.0 / 257.0,
-        _ => 1.0,
-    };
-    for c in rgb.iter_mut().flatten() {
-        *c *= factor;
-    }
-    Ok(rgb)
+    let colors = cloud
+        .colors()
+        .ok_or_else(|| missing("color", "red, green, blue with a colour in it", cloud))?;
+    Ok(colors.into_iter().map(|c| c.map(|v| v * 255.0)).collect())
 }
 
 fn return_ratio(cloud: &PointCloud) -> Result<Vec<f32>> {
-    let number = scalar(cloud, "return_ratio", "return_number")?;
-    let count = scalar(cloud, "return_ratio", "number_of_returns")?;
+    let of = |name: &str, column: Option<Vec<f32>>| {
+        column.ok_or_else(|| missing("return_ratio", name, cloud))
+    };
+    let number = of("return_number", cloud.return_number())?;
+    let count = of("number_of_returns", cloud.number_of_returns())?;
     // Files with 0 of 0 returns exist; they count as single returns.
     Ok(number
         .iter()
@@ -392,6 +391,7 @@ fn spread(floor: &Floor, steps: i64, shift: impl Fn((i64, i64), i64) -> (i64, i6
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cloud::Column;
 
     fn scan() -> PointCloud {
         let mut cloud = PointCloud {

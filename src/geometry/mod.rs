@@ -32,6 +32,6 @@ pub use tree::SearchTree;
 pub const MISSING: u32 = u32::MAX;
 
 #[cfg(test)]
-mod golden;
+pub(crate) mod golden;
 #[cfg(test)]
 mod shapes;

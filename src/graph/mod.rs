@@ -15,7 +15,8 @@
 //! let x = graph.input(Array::from(vec![-1.0, 2.0]), Shape::new(1, 2))?;
 //! let y = graph.push(Relu, &[x])?;
 //! graph.keep(y);
-//! let run = Executor::new(Device::Cpu).run(&graph, None)?;
+//! let mut executor = Executor::new(Device::Cpu);
+//! let run = executor.run(&graph, None)?;
 //! assert_eq!(run.read(y), [0.0, 2.0]);
 //! # Ok::<(), cairn::Error>(())
 //! ```
@@ -94,6 +95,7 @@ pub struct Graph<'p> {
     seeds: Vec<(Var, Array<f32>)>,
     updates: Vec<Update>,
     counts: Vec<ParamId>,
+    taps: Vec<(String, Var)>,
 }
 
 impl<'p> Graph<'p> {
@@ -109,6 +111,7 @@ impl<'p> Graph<'p> {
             seeds: Vec::new(),
             updates: Vec::new(),
             counts: Vec::new(),
+            taps: Vec::new(),
         }
     }
 
@@ -243,6 +246,16 @@ impl<'p> Graph<'p> {
             value,
             momentum,
         });
+    }
+
+    /// Gives an intermediate value a name, so that checks can ask for it. Names may repeat.
+    pub fn tap(&mut self, name: &str, var: Var) {
+        self.taps.push((name.to_string(), var));
+    }
+
+    /// The first value called `name`.
+    pub fn tapped(&self, name: &str) -> Option<Var> {
+        self.taps.iter().find(|(n, _)| n == name).map(|(_, v)| *v)
     }
 
     /// After the run, adds one to the counter `param`.

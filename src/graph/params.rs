@@ -5,6 +5,7 @@ use crate::device::random::Random;
 use crate::device::{ALIGN, Array, Device, Memory};
 use crate::{Error, Result};
 use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::{Arc, Mutex};
 
 /// A tensor of a [`Layout`].
@@ -99,6 +100,23 @@ impl Layout {
             .sum()
     }
 
+    /// Where the trained tensors lie in the flat lists of values and gradients, ascending.
+    pub fn trained(&self) -> Vec<Range<usize>> {
+        let weights = self.specs.iter().filter(|s| s.kind == ParamKind::Weight);
+        weights.map(|s| s.offset..s.offset + s.len()).collect()
+    }
+
+    /// Where one float tensor lies in the flat lists of values and gradients.
+    pub fn range(&self, id: ParamId) -> Range<usize> {
+        let spec = &self.specs[id.0];
+        spec.offset..spec.offset + spec.len()
+    }
+
+    /// Words of the flat lists, padding included.
+    pub fn words(&self) -> usize {
+        self.words
+    }
+
     fn register(&mut self, name: String, dims: &[usize], kind: ParamKind, init: Init) -> ParamId {
         let id = self.specs.len();
         let previous = self.by_name.insert(name.clone(), id);
@@ -140,6 +158,11 @@ impl<'a> Scope<'a> {
             prefix: format!("{}{name}.", self.prefix),
             layout: self.layout,
         }
+    }
+
+    /// The full name that `name` would get here.
+    pub fn name(&self, name: &str) -> String {
+        format!("{}{name}", self.prefix)
     }
 
     /// Registers a trained tensor.
@@ -278,6 +301,11 @@ impl Gradients {
     pub fn new(layout: Arc<Layout>, device: Device) -> Result<Self> {
         let values = Memory::new(device, layout.words)?;
         Ok(Gradients { layout, values })
+    }
+
+    /// Names and shapes.
+    pub fn layout(&self) -> &Arc<Layout> {
+        &self.layout
     }
 
     /// Sets every gradient to zero: once per optimizer step, so that several batches can accumulate.

@@ -1,5 +1,35 @@
 //! Ops: one per file, forward and backward.
 
+mod add;
+mod batch_norm;
+mod cross_entropy;
+mod drop;
+mod gather;
+mod interpolate;
+mod linear;
+mod lovasz;
+mod matmul;
+mod norm_coefficients;
+#[cfg(test)]
+mod reference;
 mod relu;
+mod segment_max;
+mod softmax;
+mod statistics;
+mod weighted_sum;
 
+pub use add::Add;
+pub use batch_norm::BatchNorm;
+pub use cross_entropy::CrossEntropy;
+pub use drop::{DropPath, Dropout};
+pub use gather::Gather;
+pub use interpolate::Interpolate;
+pub use linear::Linear;
+pub use lovasz::LovaszSoftmax;
+pub use matmul::Matmul;
+pub use norm_coefficients::NormCoefficients;
 pub use relu::{AddRelu, Relu};
+pub use segment_max::SegmentMax;
+pub use softmax::Softmax;
+pub use statistics::Statistics;
+pub use weighted_sum::WeightedSum;

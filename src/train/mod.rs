@@ -1,1 +1,6 @@
-//! Training loop, metrics, checkpoints and logs.
+//! Training: configuration, recipe, loop, metrics, logs.
+
+pub mod log;
+pub mod metrics;
+pub mod plot;
+pub mod tensorboard;

@@ -1,0 +1,74 @@
+//! Sum of two values.
+//!
+//! y = a + b; a, b, y [N, C]. Backward: da = dy, db = dy. Saves and reads nothing.
+
+use crate::device::{Device, parallel};
+use crate::graph::{Backward, Forward, Op, Plan, Shape};
+use crate::{Error, Result};
+
+/// Values of one parallel chunk.
+const CHUNK: usize = 1 << 14;
+
+/// y = a + b.
+#[derive(Debug, Clone, Copy)]
+pub struct Add;
+
+impl Op for Add {
+    fn name(&self) -> &'static str {
+        "add"
+    }
+
+    fn plan(&self, inputs: &[Shape]) -> Result<Plan> {
+        match inputs {
+            [a, b] if a == b => Ok(Plan::of(*a)),
+            [a, b] => Err(Error::shape("add", format!("{a} and {b} differ"))),
+            _ => Err(Error::shape("add", "needs two inputs")),
+        }
+    }
+
+    fn forward(&self, io: &mut Forward<'_>) -> Result<()> {
+        match io.device() {
+            Device::Cpu => {
+                let (a, b) = (io.input(0), io.input(1));
+                parallel::for_each_rows(io.output(0), 1, CHUNK, |first, y| {
+                    let sums = a[first..].iter().zip(&b[first..]);
+                    y.iter_mut().zip(sums).for_each(|(y, (a, b))| *y = a + b);
+                });
+            }
+        }
+        Ok(())
+    }
+
+    fn backward(&self, io: &mut Backward<'_>) -> Result<()> {
+        let Some(d_y) = io.d_output(0) else {
+            return Ok(());
+        };
+        match io.device() {
+            Device::Cpu => {
+                for input in 0..2 {
+                    let Some(d) = io.d_input(input) else { continue };
+                    parallel::for_each_rows(d, 1, CHUNK, |first, d| {
+                        d.iter_mut().zip(&d_y[first..]).for_each(|(d, y)| *d += y);
+                    });
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::graph::check::Check;
+
+    #[test]
+    fn matches_naive() {
+        for rows in [0, 1, 33] {
+            Check::new(Add)
+                .input(rows, 5)
+                .input(rows, 5)
+                .run(|x| vec![x[0].iter().zip(&x[1]).map(|(a, b)| a + b).collect()]);
+        }
+    }
+}

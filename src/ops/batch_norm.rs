@@ -1,0 +1,342 @@
+//! Batch norm over rows, per channel, with an optional ReLU (Ioffe and Szegedy 2015; PyTorch's BatchNorm1d).
+//!
+//! y = γ (x − μ) / √(σ² + ε) + β
+//!
+//! | value | shape | meaning |
+//! |---|---|---|
+//! | x | [N, C] | features; for pairs, N·K rows |
+//! | γ, β, running mean, running variance | [1, C] | parameters and buffers |
+//! | y | [N, C] | normalised features |
+//! | mean, variance | [1, C] | of the batch, the variance unbiased; with batch statistics only |
+//!
+//! Three modes: batch statistics, running statistics, and running statistics with a backward pass. Backward with batch
+//! statistics flows through mean and variance. Saves: μ and 1/√(σ² + ε). Reads x, γ, β. Memory: O(C). Time: O(N·C).
+//! Errors: batch statistics of a single row.
+
+use super::statistics::{Moments, Statistics, check_inputs, coefficients, running};
+use crate::Result;
+use crate::device::simd::{Kernel, Simd, dispatch};
+use crate::device::{Device, parallel};
+use crate::graph::{Backward, Forward, Op, Plan, Shape};
+
+/// Rows of one parallel chunk.
+const ROWS: usize = 512;
+
+/// Batch norm; inputs x, γ, β, running mean, running variance.
+#[derive(Debug, Clone, Copy)]
+pub struct BatchNorm {
+    /// Which statistics normalise.
+    pub statistics: Statistics,
+    /// Whether a ReLU follows.
+    pub relu: bool,
+    /// Added to the variance.
+    pub epsilon: f32,
+}
+
+/// y = scale·x + shift, rectified or not, over whole rows.
+struct Apply<'a> {
+    x: &'a [f32],
+    y: &'a mut [f32],
+    scale: &'a [f32],
+    shift: &'a [f32],
+    relu: bool,
+}
+
+impl Kernel for Apply<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, _: S) {
+        let cols = self.scale.len();
+        let floor = if self.relu { 0.0 } else { f32::NEG_INFINITY };
+        for (y, x) in self.y.chunks_exact_mut(cols).zip(self.x.chunks_exact(cols)) {
+            let affine = self.scale.iter().zip(self.shift);
+            for ((y, x), (s, t)) in y.iter_mut().zip(x).zip(affine) {
+                let z = s * x + t;
+                *y = if z > floor { z } else { floor };
+            }
+        }
+    }
+}
+
+/// Per channel: Σ g and Σ g·(x − μ), where g is the gradient that passes the ReLU.
+struct Sums<'a> {
+    x: &'a [f32],
+    d_y: &'a [f32],
+    channel: Channel<'a>,
+    sum: &'a mut [f32],
+    product: &'a mut [f32],
+}
+
+/// What backward needs per channel.
+#[derive(Clone, Copy)]
+struct Channel<'a> {
+    scale: &'a [f32],
+    shift: &'a [f32],
+    mean: &'a [f32],
+    relu: bool,
+}
+
+impl Channel<'_> {
+    /// The gradient before the ReLU; the same arithmetic as forward decides.
+    #[inline(always)]
+    fn pass(&self, c: usize, x: f32, d_y: f32) -> f32 {
+        if !self.relu || self.scale[c] * x + self.shift[c] > 0.0 {
+            d_y
+        } else {
+            0.0
+        }
+    }
+}
+
+impl Kernel for Sums<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, _: S) {
+        let cols = self.sum.len();
+        let rows = self.x.chunks_exact(cols).zip(self.d_y.chunks_exact(cols));
+        for (x, d_y) in rows {
+            for c in 0..cols {
+                let g = self.channel.pass(c, x[c], d_y[c]);
+                self.sum[c] += g;
+                self.product[c] += g * (x[c] - self.channel.mean[c]);
+            }
+        }
+    }
+}
+
+/// dx += scale·g + a·(x − μ) + b, with a and b from the sums over the batch (0 with running statistics).
+struct Spread<'a> {
+    x: &'a [f32],
+    d_y: &'a [f32],
+    d_x: &'a mut [f32],
+    channel: Channel<'a>,
+    a: &'a [f32],
+    b: &'a [f32],
+}
+
+impl Kernel for Spread<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, _: S) {
+        let cols = self.a.len();
+        let rows = self.x.chunks_exact(cols).zip(self.d_y.chunks_exact(cols));
+        for ((x, d_y), d_x) in rows.zip(self.d_x.chunks_exact_mut(cols)) {
+            for c in 0..cols {
+                let g = self.channel.pass(c, x[c], d_y[c]);
+                let centred = x[c] - self.channel.mean[c];
+                d_x[c] += self.channel.scale[c] * g + self.a[c] * centred + self.b[c];
+            }
+        }
+    }
+}
+
+impl Op for BatchNorm {
+    fn name(&self) -> &'static str {
+        "batch_norm"
+    }
+
+    fn plan(&self, inputs: &[Shape]) -> Result<Plan> {
+        let x = check_inputs(self.name(), self.statistics, inputs)?;
+        let vector = Shape::new(1, x.cols);
+        let mut outputs = vec![x];
+        if self.statistics == Statistics::Batch {
+            outputs.extend([vector, vector]);
+        }
+        Ok(Plan {
+            outputs,
+            saved: vec![4 * x.cols],
+            forward_scratch: 4 * x.cols,
+            backward_scratch: (2 * parallel::PARTIALS + 4) * x.cols,
+            reads_inputs: vec![0, 1],
+            ..Plan::default()
+        })
+    }
+
+    fn forward(&self, io: &mut Forward<'_>) -> Result<()> {
+        match io.device() {
+            Device::Cpu => self.cpu_forward(io),
+        }
+        Ok(())
+    }
+
+    fn backward(&self, io: &mut Backward<'_>) -> Result<()> {
+        match io.device() {
+            Device::Cpu => self.cpu_backward(io),
+        }
+        Ok(())
+    }
+}
+
+impl BatchNorm {
+    fn cpu_forward(&self, io: &mut Forward<'_>) {
+        let Shape { rows, cols } = io.shape(0);
+        let x = io.input(0);
+        let moments = match self.statistics {
+            Statistics::Batch => Moments::of(x, cols),
+            Statistics::Running => running(io.input(3), io.input(4)),
+        };
+        if self.statistics == Statistics::Batch {
+            moments.store(rows, io.output(1), io.output(2));
+        }
+        let kept = if io.saves() {
+            io.saved(0)
+        } else {
+            io.scratch()
+        };
+        let (affine, rest) = kept.split_at_mut(2 * cols);
+        let (scale, shift) = affine.split_at_mut(cols);
+        coefficients(
+            &moments,
+            io.input(1),
+            io.input(2),
+            self.epsilon,
+            [&mut *scale, &mut *shift],
+        );
+        for c in 0..cols {
+            rest[c] = moments.mean[c] as f32;
+            rest[cols + c] = (1.0 / (moments.variance[c] + f64::from(self.epsilon)).sqrt()) as f32;
+        }
+        parallel::for_each_rows(io.output(0), cols, ROWS, |first, y| {
+            dispatch(Apply {
+                x: &x[first * cols..first * cols + y.len()],
+                y,
+                scale,
+                shift,
+                relu: self.relu,
+            });
+        });
+    }
+
+    fn cpu_backward(&self, io: &mut Backward<'_>) {
+        let Some(d_y) = io.d_output(0) else { return };
+        let Shape { rows, cols } = io.shape(0);
+        let (x, gamma, kept) = (io.input(0), io.input(1), io.saved(0));
+        let inverse = &kept[3 * cols..];
+        let channel = Channel {
+            scale: &kept[..cols],
+            shift: &kept[cols..2 * cols],
+            mean: &kept[2 * cols..3 * cols],
+            relu: self.relu,
+        };
+        let (partials, rest) = io.scratch().split_at_mut(2 * parallel::PARTIALS * cols);
+        parallel::for_each_partial(rows, 1, partials, 2 * cols, |range, slot| {
+            let (sum, product) = slot.split_at_mut(cols);
+            dispatch(Sums {
+                x: &x[range.start * cols..range.end * cols],
+                d_y: &d_y[range.start * cols..range.end * cols],
+                channel,
+                sum,
+                product,
+            });
+        });
+        let (sums, affine) = rest.split_at_mut(2 * cols);
+        sums.fill(0.0);
+        parallel::add_partials(partials, 2 * cols, sums);
+        let (sum, product) = sums.split_at(cols);
+        if let Some(d_gamma) = io.d_input(1) {
+            for c in 0..cols {
+                d_gamma[c] += product[c] * inverse[c];
+            }
+        }
+        if let Some(d_beta) = io.d_input(2) {
+            d_beta.iter_mut().zip(sum).for_each(|(d, s)| *d += s);
+        }
+        let (a, b) = affine.split_at_mut(cols);
+        let batch = self.statistics == Statistics::Batch;
+        let share = if batch { 1.0 / rows.max(1) as f32 } else { 0.0 };
+        for c in 0..cols {
+            let scale = gamma[c] * inverse[c];
+            a[c] = -scale * inverse[c] * inverse[c] * product[c] * share;
+            b[c] = -scale * sum[c] * share;
+        }
+        let (a, b) = (&*a, &*b);
+        if let Some(d_x) = io.d_input(0) {
+            parallel::for_each_rows(d_x, cols, ROWS, |first, d_x| {
+                let range = first * cols..first * cols + d_x.len();
+                dispatch(Spread {
+                    x: &x[range.clone()],
+                    d_y: &d_y[range],
+                    d_x,
+                    channel,
+                    a,
+                    b,
+                });
+            });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::graph::check::{Check, spread};
+
+    fn naive(x: &[Vec<f64>], cols: usize, batch: bool, relu: bool) -> Vec<Vec<f64>> {
+        let n = (x[0].len() / cols) as f64;
+        let (mut y, mut mean, mut variance) = (x[0].clone(), x[3].clone(), x[4].clone());
+        for c in 0..cols {
+            let column = || x[0].iter().skip(c).step_by(cols);
+            if batch {
+                mean[c] = column().sum::<f64>() / n;
+                variance[c] = column().map(|v| (v - mean[c]).powi(2)).sum::<f64>() / n;
+            }
+            for v in y.iter_mut().skip(c).step_by(cols) {
+                *v = x[1][c] * (*v - mean[c]) / (variance[c] + 1e-5).sqrt() + x[2][c];
+                *v = if relu { v.max(0.0) } else { *v };
+            }
+            variance[c] *= n / (n - 1.0);
+        }
+        if batch {
+            vec![y, mean, variance]
+        } else {
+            vec![y]
+        }
+    }
+
+    fn check(rows: usize, cols: usize, statistics: Statistics, relu: bool) {
+        let op = BatchNorm {
+            statistics,
+            relu,
+            epsilon: 1e-5,
+        };
+        let vector = Shape::new(1, cols);
+        let positive = spread(vector, 8).iter().map(|x| x.abs() + 0.5).collect();
+        let batch = statistics == Statistics::Batch;
+        Check::new(op)
+            .input(rows, cols)
+            .input(1, cols)
+            .input(1, cols)
+            .constant(vector, spread(vector, 9))
+            .constant(vector, positive)
+            .silent_output(1)
+            .silent_output(2)
+            .run(|x| naive(x, cols, batch, relu));
+    }
+
+    #[test]
+    fn both_statistics_match_naive() {
+        for (rows, cols) in [(4, 3), (50, 10), (700, 7), (5000, 3)] {
+            check(rows, cols, Statistics::Batch, false);
+            check(rows, cols, Statistics::Running, false);
+        }
+        check(60, 5, Statistics::Batch, true);
+        check(60, 5, Statistics::Running, true);
+        check(1, 5, Statistics::Running, true);
+        check(0, 5, Statistics::Running, false);
+    }
+
+    #[test]
+    fn batch_statistics_of_one_row_are_refused() {
+        let op = BatchNorm {
+            statistics: Statistics::Batch,
+            relu: false,
+            epsilon: 1e-5,
+        };
+        let mut inputs = vec![Shape::new(1, 4)];
+        inputs.extend([Shape::new(1, 4); 4]);
+        assert!(op.plan(&inputs).is_err());
+    }
+}

@@ -1,0 +1,134 @@
+//! Rows by index: neighbours, or the cell of every point.
+//!
+//! y[i] = x[index[i]], a zero row where the index is [`MISSING`]
+//!
+//! | value | shape | meaning |
+//! |---|---|---|
+//! | x | [S, C] | source rows |
+//! | index | M | row numbers below S |
+//! | y | [M, C] | gathered rows |
+//!
+//! Backward: dx[s] = Σ dy[i] over the i that use s, in ascending order, by the inverse list. Saves and reads nothing.
+//! Errors: the inverse list is not that of S rows.
+
+use crate::device::{Array, Device, parallel};
+use crate::geometry::{MISSING, Ragged};
+use crate::graph::{Backward, Forward, Op, Plan, Shape};
+use crate::{Error, Result};
+
+/// Rows of one parallel chunk.
+const ROWS: usize = 256;
+
+/// y[i] = x[index[i]].
+#[derive(Debug, Clone)]
+pub struct Gather {
+    index: Array<u32>,
+    inverse: Ragged,
+}
+
+impl Gather {
+    /// `inverse` lists, for every source row, the places in `index` that name it.
+    pub fn new(index: Array<u32>, inverse: Ragged) -> Self {
+        Gather { index, inverse }
+    }
+}
+
+impl Op for Gather {
+    fn name(&self) -> &'static str {
+        "gather"
+    }
+
+    fn plan(&self, inputs: &[Shape]) -> Result<Plan> {
+        let [x] = inputs else {
+            return Err(Error::shape("gather", "needs one input"));
+        };
+        if self.inverse.len() != x.rows {
+            let fault = format!("{x} but the index is made for {} rows", self.inverse.len());
+            return Err(Error::shape("gather", fault));
+        }
+        Ok(Plan::of(Shape::new(self.index.len(), x.cols)))
+    }
+
+    fn forward(&self, io: &mut Forward<'_>) -> Result<()> {
+        let cols = io.shape(0).cols;
+        match io.device() {
+            Device::Cpu => {
+                let x = io.input(0);
+                parallel::for_each_rows(io.output(0), cols, ROWS, |first, y| {
+                    let index = &self.index[first..];
+                    for (y, &row) in y.chunks_exact_mut(cols).zip(index) {
+                        match row {
+                            MISSING => y.fill(0.0),
+                            row => y.copy_from_slice(&x[row as usize * cols..][..cols]),
+                        }
+                    }
+                });
+            }
+        }
+        Ok(())
+    }
+
+    fn backward(&self, io: &mut Backward<'_>) -> Result<()> {
+        let (Some(d_y), Some(d_x)) = (io.d_output(0), io.d_input(0)) else {
+            return Ok(());
+        };
+        match io.device() {
+            Device::Cpu => add_listed_rows(d_x, io.shape(0).cols, &self.inverse, d_y, |_| (1, 1.0)),
+        }
+        Ok(())
+    }
+}
+
+/// For every row s of `out`, adds the rows of `x` that list s names. An entry e stands for row e / k, times a weight,
+/// where `(k, weight) = entry(e)`.
+pub(super) fn add_listed_rows(
+    out: &mut [f32],
+    cols: usize,
+    lists: &Ragged,
+    x: &[f32],
+    entry: impl Fn(usize) -> (usize, f32) + Sync,
+) {
+    parallel::for_each_rows(out, cols, 64, |first, rows| {
+        for (s, row) in rows.chunks_exact_mut(cols).enumerate() {
+            for &e in lists.list(first + s) {
+                let (k, weight) = entry(e as usize);
+                let source = &x[e as usize / k * cols..][..cols];
+                row.iter_mut()
+                    .zip(source)
+                    .for_each(|(y, x)| *y += weight * x);
+            }
+        }
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::graph::check::Check;
+
+    #[test]
+    fn matches_naive_with_missing_rows() {
+        for (rows, index) in [
+            (4usize, vec![3, 0, MISSING, 3, 2, 0, 3]),
+            (1, vec![]),
+            (2, vec![MISSING; 3]),
+        ] {
+            let inverse = Ragged::inverse(&index, rows).unwrap();
+            let op = Gather::new(Array::from(index.clone()), inverse);
+            Check::new(op).input(rows, 5).run(|x| {
+                let row = |i: &u32| match *i {
+                    MISSING => vec![0.0; 5],
+                    i => x[0][i as usize * 5..][..5].to_vec(),
+                };
+                vec![index.iter().flat_map(row).collect()]
+            });
+        }
+    }
+
+    #[test]
+    fn a_list_for_other_rows_is_refused() {
+        let inverse = Ragged::inverse(&[0, 1], 2).unwrap();
+        let op = Gather::new(Array::from(vec![0, 1]), inverse);
+        assert!(op.plan(&[Shape::new(3, 1)]).is_err());
+    }
+}

@@ -1,0 +1,120 @@
+//! Inverse-distance interpolation from the three nearest coarse points (PTv2 and PointNet++ feature propagation).
+//!
+//! y[i] = Σ_k w[i, k] x[index[i, k]]
+//!
+//! | value | shape | meaning |
+//! |---|---|---|
+//! | x | [S, C] | coarse features |
+//! | stencil | N × 3 | rows and weights from `geometry::Interpolation` |
+//! | y | [N, C] | fine features |
+//!
+//! Backward: dx[s] = Σ w dy[i] over the stencils that use s, in ascending order. Saves and reads nothing.
+
+use super::gather::add_listed_rows;
+use crate::device::{Device, parallel};
+use crate::geometry::Interpolation;
+use crate::graph::{Backward, Forward, Op, Plan, Shape};
+use crate::{Error, Result};
+use std::sync::Arc;
+
+/// Rows of one parallel chunk.
+const ROWS: usize = 256;
+
+/// Weighted sum of the rows of a stencil.
+#[derive(Debug, Clone)]
+pub struct Interpolate {
+    stencil: Arc<Interpolation>,
+}
+
+impl Interpolate {
+    /// Interpolates with `stencil`.
+    pub fn new(stencil: Arc<Interpolation>) -> Self {
+        Interpolate { stencil }
+    }
+}
+
+impl Op for Interpolate {
+    fn name(&self) -> &'static str {
+        "interpolate"
+    }
+
+    fn plan(&self, inputs: &[Shape]) -> Result<Plan> {
+        let [x] = inputs else {
+            return Err(Error::shape("interpolate", "needs one input"));
+        };
+        if self.stencil.points != x.rows {
+            let fault = format!(
+                "{x} but the stencil is made for {} rows",
+                self.stencil.points
+            );
+            return Err(Error::shape("interpolate", fault));
+        }
+        Ok(Plan::of(Shape::new(self.stencil.len(), x.cols)))
+    }
+
+    fn forward(&self, io: &mut Forward<'_>) -> Result<()> {
+        let (cols, k) = (io.shape(0).cols, self.stencil.k);
+        match io.device() {
+            Device::Cpu => {
+                let x = io.input(0);
+                parallel::for_each_rows(io.output(0), cols, ROWS, |first, y| {
+                    for (i, y) in y.chunks_exact_mut(cols).enumerate() {
+                        y.fill(0.0);
+                        for slot in (first + i) * k..(first + i + 1) * k {
+                            let weight = self.stencil.weight[slot];
+                            let row = &x[self.stencil.index[slot] as usize * cols..][..cols];
+                            y.iter_mut().zip(row).for_each(|(y, x)| *y += weight * x);
+                        }
+                    }
+                });
+            }
+        }
+        Ok(())
+    }
+
+    fn backward(&self, io: &mut Backward<'_>) -> Result<()> {
+        let (Some(d_y), Some(d_x)) = (io.d_output(0), io.d_input(0)) else {
+            return Ok(());
+        };
+        let stencil = &self.stencil;
+        match io.device() {
+            Device::Cpu => {
+                add_listed_rows(d_x, io.shape(0).cols, stencil.transposed(), d_y, |e| {
+                    (stencil.k, stencil.weight[e])
+                });
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::graph::check::{Check, spread};
+
+    #[test]
+    fn matches_naive() {
+        let points = |n: usize, seed| -> Vec<[f32; 3]> {
+            let values = spread(Shape::new(n, 3), seed);
+            values.chunks_exact(3).map(|p| [p[0], p[1], p[2]]).collect()
+        };
+        for (fine, coarse) in [(40, 9), (5, 2), (0, 4)] {
+            let (f, c) = (points(fine, 3), points(coarse, 4));
+            let stencil = Interpolation::new(&f, &[0, fine], &c, &[0, coarse]).unwrap();
+            let stencil = Arc::new(stencil);
+            Check::new(Interpolate::new(stencil.clone()))
+                .input(coarse, 6)
+                .run(|x| {
+                    let value = |i: usize, c: usize| -> f64 {
+                        let slots = i * 3..i * 3 + 3;
+                        let term = |s: usize| {
+                            f64::from(stencil.weight[s]) * x[0][stencil.index[s] as usize * 6 + c]
+                        };
+                        slots.map(term).sum()
+                    };
+                    vec![(0..fine * 6).map(|e| value(e / 6, e % 6)).collect()]
+                });
+        }
+    }
+}

@@ -1,0 +1,332 @@
+//! Linear layer, with an optional ReLU and residual in the same pass.
+//!
+//! y = x Wᵀ + b        y = max(x Wᵀ + b, 0)        y = max(x Wᵀ + b + r, 0)
+//!
+//! | value | shape | meaning |
+//! |---|---|---|
+//! | x | [N, I] | features |
+//! | W | [O, I] | weight, as PyTorch stores it |
+//! | b | [1, O] | bias, if there is one |
+//! | r | [N, O] | residual, if there is one |
+//! | y | [N, O] | result |
+//!
+//! Backward: dx = dz W, dW = dzᵀ x, db = Σ dz, dr = dz, where dz is dy where y > 0 (all of it without ReLU). Reads x, W
+//! and, with ReLU, y. Time: O(N·I·O). Sums over rows are cut into a fixed number of parts.
+
+use crate::device::gemm::{Store, View, ViewMut, product};
+use crate::device::simd::{Kernel, Simd, dispatch};
+use crate::device::{Device, parallel};
+use crate::graph::{Backward, Forward, Op, Plan, Shape};
+use crate::{Error, Result};
+
+/// Rows whose input and output stay in the second-level cache.
+const ROWS: usize = 256;
+/// Fewest rows that are worth a partial sum of their own.
+const PART_ROWS: usize = 1024;
+
+/// What follows the product.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Epilogue {
+    Nothing,
+    Relu,
+    AddRelu,
+}
+
+/// y = epilogue(x Wᵀ + b).
+#[derive(Debug, Clone, Copy)]
+pub struct Linear {
+    bias: bool,
+    epilogue: Epilogue,
+}
+
+impl Linear {
+    /// Inputs x, W and, if `bias`, b.
+    pub fn new(bias: bool) -> Self {
+        let epilogue = Epilogue::Nothing;
+        Linear { bias, epilogue }
+    }
+
+    /// Inputs x, W and, if `bias`, b; a ReLU follows.
+    pub fn with_relu(bias: bool) -> Self {
+        let epilogue = Epilogue::Relu;
+        Linear { bias, epilogue }
+    }
+
+    /// Inputs x, W, if `bias` b, and the residual, which is added before a ReLU.
+    pub fn with_add_relu(bias: bool) -> Self {
+        let epilogue = Epilogue::AddRelu;
+        Linear { bias, epilogue }
+    }
+
+    fn residual(&self) -> Option<usize> {
+        (self.epilogue == Epilogue::AddRelu).then_some(2 + usize::from(self.bias))
+    }
+
+    fn parts(rows: usize) -> usize {
+        rows.div_ceil(PART_ROWS).clamp(1, parallel::PARTIALS)
+    }
+}
+
+impl Op for Linear {
+    fn name(&self) -> &'static str {
+        match self.epilogue {
+            Epilogue::Nothing => "linear",
+            Epilogue::Relu => "linear_relu",
+            Epilogue::AddRelu => "linear_add_relu",
+        }
+    }
+
+    fn plan(&self, inputs: &[Shape]) -> Result<Plan> {
+        let fail = |fault: String| Err(Error::shape(self.name(), fault));
+        let count = 2 + usize::from(self.bias) + usize::from(self.residual().is_some());
+        if inputs.len() != count {
+            return fail(format!("needs {count} inputs, got {}", inputs.len()));
+        }
+        let (x, w) = (inputs[0], inputs[1]);
+        if x.cols != w.cols {
+            return fail(format!(
+                "x {x} and weight {w} differ in the number of inputs"
+            ));
+        }
+        let y = Shape::new(x.rows, w.rows);
+        if self.bias && inputs[2] != Shape::new(1, w.rows) {
+            return fail(format!("bias {} does not fit weight {w}", inputs[2]));
+        }
+        if let Some(r) = self.residual().filter(|&r| inputs[r] != y) {
+            return fail(format!("residual {} does not fit result {y}", inputs[r]));
+        }
+        let rectified = self.epilogue != Epilogue::Nothing;
+        let masked = if rectified { y.len() } else { 0 };
+        Ok(Plan {
+            backward_scratch: masked + Self::parts(x.rows) * (w.len() + w.rows),
+            reads_inputs: vec![0, 1],
+            reads_outputs: if rectified { vec![0] } else { Vec::new() },
+            ..Plan::of(y)
+        })
+    }
+
+    fn forward(&self, io: &mut Forward<'_>) -> Result<()> {
+        match io.device() {
+            Device::Cpu => self.cpu_forward(io),
+        }
+        Ok(())
+    }
+
+    fn backward(&self, io: &mut Backward<'_>) -> Result<()> {
+        match io.device() {
+            Device::Cpu => self.cpu_backward(io),
+        }
+        Ok(())
+    }
+}
+
+/// Bias, residual and ReLU over a chunk of rows.
+struct Finish<'a> {
+    y: &'a mut [f32],
+    bias: Option<&'a [f32]>,
+    residual: Option<&'a [f32]>,
+    outputs: usize,
+    relu: bool,
+}
+
+impl Kernel for Finish<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, _: S) {
+        if let Some(bias) = self.bias {
+            for row in self.y.chunks_exact_mut(self.outputs) {
+                row.iter_mut().zip(bias).for_each(|(y, b)| *y += b);
+            }
+        }
+        if let Some(residual) = self.residual {
+            self.y.iter_mut().zip(residual).for_each(|(y, r)| *y += r);
+        }
+        if self.relu {
+            self.y
+                .iter_mut()
+                .for_each(|y| *y = if *y > 0.0 { *y } else { 0.0 });
+        }
+    }
+}
+
+/// Adds the sum over rows to `sums`.
+struct ColumnSums<'a> {
+    rows: &'a [f32],
+    sums: &'a mut [f32],
+}
+
+impl Kernel for ColumnSums<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, _: S) {
+        for row in self.rows.chunks_exact(self.sums.len()) {
+            self.sums.iter_mut().zip(row).for_each(|(s, x)| *s += x);
+        }
+    }
+}
+
+impl Linear {
+    fn cpu_forward(&self, io: &mut Forward<'_>) {
+        let (inputs, outputs) = (io.shape(0).cols, io.shape(1).rows);
+        let (x, w) = (io.input(0), io.input(1));
+        let bias = self.bias.then(|| io.input(2));
+        let residual = self.residual().map(|r| io.input(r));
+        let relu = self.epilogue != Epilogue::Nothing;
+        parallel::for_each_rows(io.output(0), outputs, ROWS, |first, y| {
+            let rows = y.len() / outputs;
+            let x = View::new(&x[first * inputs..], rows, inputs);
+            let w = View::new(w, outputs, inputs).transposed();
+            product(ViewMut::new(y, rows, outputs), x, w, Store::Replace);
+            let residual = residual.map(|r| &r[first * outputs..]);
+            dispatch(Finish {
+                y,
+                bias,
+                residual,
+                outputs,
+                relu,
+            });
+        });
+    }
+
+    fn cpu_backward(&self, io: &mut Backward<'_>) {
+        let Some(d_y) = io.d_output(0) else { return };
+        let (n, inputs, outputs) = (io.shape(0).rows, io.shape(0).cols, io.shape(1).rows);
+        let scratch = io.scratch();
+        let (masked, partials) = match self.epilogue {
+            Epilogue::Nothing => scratch.split_at_mut(0),
+            _ => scratch.split_at_mut(n * outputs),
+        };
+        if self.epilogue != Epilogue::Nothing {
+            let y = io.output(0);
+            parallel::for_each_rows(masked, 1, 1 << 14, |first, part| {
+                let pairs = y[first..].iter().zip(&d_y[first..]);
+                for (d, (y, d_y)) in part.iter_mut().zip(pairs) {
+                    *d = if *y > 0.0 { *d_y } else { 0.0 };
+                }
+            });
+        }
+        let d_z: &[f32] = if masked.is_empty() { d_y } else { masked };
+        if let Some(d_r) = self.residual().and_then(|r| io.d_input(r)) {
+            parallel::for_each_rows(d_r, 1, 1 << 14, |first, part| {
+                part.iter_mut()
+                    .zip(&d_z[first..])
+                    .for_each(|(d, z)| *d += z);
+            });
+        }
+        if let Some(d_x) = io.d_input(0) {
+            let w = io.input(1);
+            parallel::for_each_rows(d_x, inputs, ROWS, |first, d_x| {
+                let rows = d_x.len() / inputs;
+                let d_z = View::new(&d_z[first * outputs..], rows, outputs);
+                let w = View::new(w, outputs, inputs);
+                product(ViewMut::new(d_x, rows, inputs), d_z, w, Store::Add);
+            });
+        }
+        self.cpu_backward_weights(io, d_z, partials);
+    }
+
+    /// dW and db: sums over rows, in parts.
+    fn cpu_backward_weights(&self, io: &mut Backward<'_>, d_z: &[f32], partials: &mut [f32]) {
+        let (n, inputs, outputs) = (io.shape(0).rows, io.shape(0).cols, io.shape(1).rows);
+        let x = io.input(0);
+        let d_w = io.d_input(1);
+        let d_b = if self.bias { io.d_input(2) } else { None };
+        if d_w.is_none() && d_b.is_none() {
+            return;
+        }
+        let size = outputs * inputs + outputs;
+        let wants_weight = d_w.is_some();
+        parallel::for_each_partial(n, 1, partials, size, |range, slot| {
+            let (w, b) = slot.split_at_mut(outputs * inputs);
+            let rows = range.len();
+            let d_z = &d_z[range.start * outputs..range.end * outputs];
+            if wants_weight && rows > 0 {
+                let x = View::new(&x[range.start * inputs..], rows, inputs);
+                let d_z = View::new(d_z, rows, outputs).transposed();
+                product(ViewMut::new(w, outputs, inputs), d_z, x, Store::Add);
+            }
+            dispatch(ColumnSums { rows: d_z, sums: b });
+        });
+        if let Some(d_w) = d_w {
+            add_parts(partials, size, 0, d_w);
+        }
+        if let Some(d_b) = d_b {
+            add_parts(partials, size, outputs * inputs, d_b);
+        }
+    }
+}
+
+/// Adds the values from `offset` on of every slot to `out`, in order.
+fn add_parts(partials: &[f32], size: usize, offset: usize, out: &mut [f32]) {
+    for slot in partials.chunks_exact(size) {
+        out.iter_mut()
+            .zip(&slot[offset..])
+            .for_each(|(y, x)| *y += x);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::graph::check::Check;
+
+    fn naive(x: &[Vec<f64>], [n, i, o]: [usize; 3], bias: bool, residual: bool) -> Vec<f64> {
+        let mut y = vec![0.0; n * o];
+        for row in 0..n {
+            for out in 0..o {
+                let dot: f64 = (0..i).map(|k| x[0][row * i + k] * x[1][out * i + k]).sum();
+                let shift = if bias { x[2][out] } else { 0.0 };
+                let extra = if residual {
+                    x[x.len() - 1][row * o + out]
+                } else {
+                    0.0
+                };
+                y[row * o + out] = dot + shift + extra;
+            }
+        }
+        y
+    }
+
+    #[test]
+    fn every_form_matches_naive() {
+        for [n, i, o] in [
+            [0, 3, 4],
+            [1, 5, 2],
+            [37, 6, 9],
+            [2100, 7, 5],
+            [300, 48, 13],
+        ] {
+            let dims = [n, i, o];
+            Check::new(Linear::new(false))
+                .input(n, i)
+                .input(o, i)
+                .run(|x| vec![naive(x, dims, false, false)]);
+            Check::new(Linear::new(true))
+                .input(n, i)
+                .input(o, i)
+                .input(1, o)
+                .run(|x| vec![naive(x, dims, true, false)]);
+        }
+        let relu = |y: Vec<f64>| vec![y.into_iter().map(|y| y.max(0.0)).collect()];
+        let dims = [37, 6, 9];
+        Check::new(Linear::with_relu(true))
+            .input(37, 6)
+            .input(9, 6)
+            .input(1, 9)
+            .run(|x| relu(naive(x, dims, true, false)));
+        Check::new(Linear::with_add_relu(true))
+            .input(37, 6)
+            .input(9, 6)
+            .input(1, 9)
+            .input(37, 9)
+            .run(|x| relu(naive(x, dims, true, true)));
+    }
+
+    #[test]
+    fn shapes_that_do_not_fit_are_named() {
+        let error = Linear::new(true).plan(&[Shape::new(2, 3), Shape::new(4, 5), Shape::new(1, 4)]);
+        assert!(error.unwrap_err().to_string().contains("[4, 5]"));
+    }
+}

@@ -1,0 +1,178 @@
+//! Max over each segment of rows: the feature half of partition pooling.
+//!
+//! y[s, c] = max over i in segment s of x[i, c]        (Wu et al. 2022, PTv2, partition-based pooling)
+//!
+//! | value | shape | meaning |
+//! |---|---|---|
+//! | x | [N, C] | point features |
+//! | segments | S lists over N | from `geometry::partition`; no row in two of them |
+//! | y | [S, C] | pooled features; an empty segment gives 0 |
+//!
+//! Backward: the gradient goes to the first row of the list that attains the maximum.
+//! Saves: that row's number per (s, c), u32. Memory: O(S·C). Time: O(N·C).
+//! Errors: a segment names a row that x does not have.
+
+use crate::device::{Device, parallel};
+use crate::geometry::Ragged;
+use crate::graph::{Backward, Forward, Op, Plan, Shape};
+use crate::{Error, Result};
+use rayon::prelude::*;
+
+/// Segments of one parallel chunk.
+const SEGMENTS: usize = 64;
+
+/// y[s] = max over segment s.
+#[derive(Debug, Clone)]
+pub struct SegmentMax {
+    segments: Ragged,
+}
+
+impl SegmentMax {
+    /// Segments as lists of row numbers.
+    pub fn new(segments: Ragged) -> Self {
+        SegmentMax { segments }
+    }
+}
+
+impl Op for SegmentMax {
+    fn name(&self) -> &'static str {
+        "segment_max"
+    }
+
+    fn plan(&self, inputs: &[Shape]) -> Result<Plan> {
+        let [x] = inputs else {
+            return Err(Error::shape("segment_max", "needs one input"));
+        };
+        self.segments
+            .check(x.rows)
+            .map_err(|e| Error::shape("segment_max", e.to_string()))?;
+        let y = Shape::new(self.segments.len(), x.cols);
+        Ok(Plan {
+            saved: vec![y.len()],
+            ..Plan::of(y)
+        })
+    }
+
+    fn forward(&self, io: &mut Forward<'_>) -> Result<()> {
+        let cols = io.shape(0).cols;
+        match io.device() {
+            Device::Cpu => {
+                let (x, y) = (io.input(0), io.output(0));
+                if io.saves() {
+                    let winners: &mut [u32] = bytemuck::cast_slice_mut(io.saved(0));
+                    y.par_chunks_mut(SEGMENTS * cols.max(1))
+                        .zip(winners.par_chunks_mut(SEGMENTS * cols.max(1)))
+                        .enumerate()
+                        .for_each(|(i, pair)| self.winners(i * SEGMENTS, x, pair, cols));
+                } else {
+                    parallel::for_each_rows(y, cols, SEGMENTS, |first, y| {
+                        self.maxima(first, x, y, cols);
+                    });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn backward(&self, io: &mut Backward<'_>) -> Result<()> {
+        let (Some(d_y), Some(d_x)) = (io.d_output(0), io.d_input(0)) else {
+            return Ok(());
+        };
+        let cols = io.shape(0).cols;
+        match io.device() {
+            Device::Cpu => {
+                let winners: &[u32] = bytemuck::cast_slice(io.saved(0));
+                // Every (row, channel) wins in at most one segment, so the order does not matter; one thread keeps it
+                // simple, and the pass is short: S·C values.
+                for (pooled, (d, winner)) in d_y.iter().zip(winners).enumerate() {
+                    if *winner != u32::MAX {
+                        d_x[*winner as usize * cols + pooled % cols] += d;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl SegmentMax {
+    fn maxima(&self, first: usize, x: &[f32], y: &mut [f32], cols: usize) {
+        for (s, y) in y.chunks_exact_mut(cols).enumerate() {
+            let (head, tail) = match self.segments.list(first + s) {
+                [] => {
+                    y.fill(0.0);
+                    continue;
+                }
+                [head, tail @ ..] => (*head, tail),
+            };
+            y.copy_from_slice(&x[head as usize * cols..][..cols]);
+            for &row in tail {
+                let row = &x[row as usize * cols..][..cols];
+                y.iter_mut()
+                    .zip(row)
+                    .for_each(|(y, x)| *y = if *x > *y { *x } else { *y });
+            }
+        }
+    }
+
+    fn winners(
+        &self,
+        first: usize,
+        x: &[f32],
+        (y, winners): (&mut [f32], &mut [u32]),
+        cols: usize,
+    ) {
+        let pairs = y.chunks_exact_mut(cols).zip(winners.chunks_exact_mut(cols));
+        for (s, (y, winners)) in pairs.enumerate() {
+            y.fill(0.0);
+            winners.fill(u32::MAX);
+            for (place, &row) in self.segments.list(first + s).iter().enumerate() {
+                let x = &x[row as usize * cols..][..cols];
+                for ((y, winner), x) in y.iter_mut().zip(winners.iter_mut()).zip(x) {
+                    if place == 0 || *x > *y {
+                        *y = *x;
+                        *winner = row;
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::Array;
+    use crate::graph::check::Check;
+
+    #[test]
+    fn matches_naive_with_empty_segments() {
+        let segments = Ragged {
+            offsets: Array::from(vec![0, 2, 2, 5, 6]),
+            index: Array::from(vec![4, 1, 0, 5, 3, 2]),
+        };
+        for cols in [1, 7] {
+            Check::new(SegmentMax::new(segments.clone()))
+                .input(6, cols)
+                .run(|x| {
+                    let value = |s: usize, c: usize| {
+                        let rows = segments
+                            .list(s)
+                            .iter()
+                            .map(|&r| x[0][r as usize * cols + c]);
+                        rows.reduce(f64::max).unwrap_or(0.0)
+                    };
+                    vec![(0..4 * cols).map(|e| value(e / cols, e % cols)).collect()]
+                });
+        }
+    }
+
+    #[test]
+    fn rows_that_do_not_exist_are_refused() {
+        let segments = Ragged {
+            offsets: Array::from(vec![0, 1]),
+            index: Array::from(vec![9]),
+        };
+        assert!(SegmentMax::new(segments).plan(&[Shape::new(3, 2)]).is_err());
+    }
+}

@@ -1,0 +1,206 @@
+//! Mean and variance of the columns of a matrix: what all batch norms stand on.
+
+use crate::device::parallel;
+use crate::device::simd::{Kernel, Simd, dispatch};
+use crate::graph::Shape;
+use crate::{Error, Result};
+
+/// Which statistics a norm uses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Statistics {
+    /// Those of the batch; backward flows through them.
+    Batch,
+    /// The running ones; constants.
+    Running,
+}
+
+/// Rows of one block: few enough to stay in the first-level cache and for `f32` sums to be exact to rounding.
+const BLOCK: usize = 64;
+/// Rows of one parallel chunk.
+const CHUNK: usize = 4096;
+
+/// Mean and biased variance per column, in `f64`.
+#[derive(Debug, Clone)]
+pub(super) struct Moments {
+    pub mean: Vec<f64>,
+    pub variance: Vec<f64>,
+}
+
+/// Sums of one block around a value near its mean, so that large offsets cost no digits.
+struct Block<'a> {
+    rows: &'a [f32],
+    shift: &'a mut [f32],
+    sum: &'a mut [f32],
+    square: &'a mut [f32],
+}
+
+impl Kernel for Block<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, _: S) {
+        let cols = self.shift.len();
+        self.shift.fill(0.0);
+        self.sum.fill(0.0);
+        self.square.fill(0.0);
+        for row in self.rows.chunks_exact(cols) {
+            self.shift.iter_mut().zip(row).for_each(|(m, x)| *m += x);
+        }
+        let share = cols as f32 / self.rows.len() as f32;
+        self.shift.iter_mut().for_each(|m| *m *= share);
+        for row in self.rows.chunks_exact(cols) {
+            let sums = self.sum.iter_mut().zip(self.square.iter_mut());
+            for ((sum, square), (m, x)) in sums.zip(self.shift.iter().zip(row)) {
+                let delta = x - m;
+                *sum += delta;
+                *square += delta * delta;
+            }
+        }
+    }
+}
+
+/// Count, mean and sum of squares of a growing set (Chan, Golub and LeVeque 1979).
+#[derive(Clone)]
+struct Growing {
+    count: f64,
+    mean: Vec<f64>,
+    square: Vec<f64>,
+}
+
+impl Growing {
+    fn new(cols: usize) -> Self {
+        Growing {
+            count: 0.0,
+            mean: vec![0.0; cols],
+            square: vec![0.0; cols],
+        }
+    }
+
+    fn add(&mut self, count: f64, column: impl Fn(usize) -> (f64, f64)) {
+        let total = self.count + count;
+        if count == 0.0 {
+            return;
+        }
+        for c in 0..self.mean.len() {
+            let (mean, square) = column(c);
+            let delta = mean - self.mean[c];
+            self.mean[c] += delta * count / total;
+            self.square[c] += square + delta * delta * self.count * count / total;
+        }
+        self.count = total;
+    }
+}
+
+impl Moments {
+    /// Moments of `x` [N, C]; zero rows give mean 0 and variance 0.
+    pub fn of(x: &[f32], cols: usize) -> Self {
+        let rows = x.len() / cols.max(1);
+        let chunks = rows.div_ceil(CHUNK);
+        let mut parts = vec![Growing::new(cols); chunks];
+        parallel::for_each_rows(&mut parts, 1, 1, |chunk, part| {
+            let mut sums = vec![0.0f32; 3 * cols];
+            let (shift, rest) = sums.split_at_mut(cols);
+            let (sum, square) = rest.split_at_mut(cols);
+            let end = ((chunk + 1) * CHUNK).min(rows);
+            for block in x[chunk * CHUNK * cols..end * cols].chunks(BLOCK * cols) {
+                dispatch(Block {
+                    rows: block,
+                    shift,
+                    sum,
+                    square,
+                });
+                let count = (block.len() / cols) as f64;
+                part[0].add(count, |c| {
+                    let sum = f64::from(sum[c]);
+                    let mean = f64::from(shift[c]) + sum / count;
+                    (mean, f64::from(square[c]) - sum * sum / count)
+                });
+            }
+        });
+        let mut all = Growing::new(cols);
+        for part in &parts {
+            all.add(part.count, |c| (part.mean[c], part.square[c]));
+        }
+        let count = all.count.max(1.0);
+        Moments {
+            mean: all.mean,
+            variance: all.square.iter().map(|s| s / count).collect(),
+        }
+    }
+
+    /// Writes mean and unbiased variance (n/(n−1)) for the running statistics.
+    pub fn store(&self, rows: usize, mean: &mut [f32], variance: &mut [f32]) {
+        let unbias = rows as f64 / (rows as f64 - 1.0).max(1.0);
+        for c in 0..mean.len() {
+            mean[c] = self.mean[c] as f32;
+            variance[c] = (self.variance[c] * unbias) as f32;
+        }
+    }
+}
+
+/// The shape rule that all norms share: x, γ, β, running mean, running variance.
+pub(super) fn check_inputs(op: &str, statistics: Statistics, inputs: &[Shape]) -> Result<Shape> {
+    let [x, rest @ ..] = inputs else {
+        return Err(Error::shape(op, "needs five inputs"));
+    };
+    if rest.len() != 4 || rest.iter().any(|s| *s != Shape::new(1, x.cols)) {
+        let fault = format!(
+            "γ, β, mean and variance must be [1, {}], got {rest:?}",
+            x.cols
+        );
+        return Err(Error::shape(op, fault));
+    }
+    if statistics == Statistics::Batch && x.rows == 1 {
+        return Err(Error::shape(
+            op,
+            format!("{x}: statistics of a batch need more than one row; use larger or more clouds"),
+        ));
+    }
+    Ok(*x)
+}
+
+/// Scale γ/√(σ² + ε) and shift β − μ·scale of every channel.
+pub(super) fn coefficients(
+    moments: &Moments,
+    gamma: &[f32],
+    beta: &[f32],
+    epsilon: f32,
+    [scale, shift]: [&mut [f32]; 2],
+) {
+    for c in 0..gamma.len() {
+        let s = f64::from(gamma[c]) / (moments.variance[c] + f64::from(epsilon)).sqrt();
+        scale[c] = s as f32;
+        shift[c] = (f64::from(beta[c]) - moments.mean[c] * s) as f32;
+    }
+}
+
+/// Running statistics as moments.
+pub(super) fn running(mean: &[f32], variance: &[f32]) -> Moments {
+    let wide = |v: &[f32]| v.iter().map(|x| f64::from(*x)).collect();
+    Moments {
+        mean: wide(mean),
+        variance: wide(variance),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::random::{Random, Sequence};
+
+    #[test]
+    fn moments_are_exact_far_from_zero() {
+        let mut random = Sequence::new(Random::new(2, 0));
+        let x: Vec<f32> = (0..3 * 9000)
+            .map(|_| (1000.0 + random.normal()) as f32)
+            .collect();
+        let got = Moments::of(&x, 3);
+        for c in 0..3 {
+            let column = || x.iter().skip(c).step_by(3).map(|x| f64::from(*x));
+            let mean = column().sum::<f64>() / 9000.0;
+            let variance = column().map(|x| (x - mean) * (x - mean)).sum::<f64>() / 9000.0;
+            assert!((got.mean[c] - mean).abs() < 1e-4, "{} {mean}", got.mean[c]);
+            assert!((got.variance[c] / variance - 1.0).abs() < 1e-6);
+        }
+    }
+}
