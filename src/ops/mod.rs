@@ -10,6 +10,9 @@ mod linear;
 mod lovasz;
 mod matmul;
 mod norm_coefficients;
+mod pairs;
+mod position_norm;
+mod relation;
 #[cfg(test)]
 mod reference;
 mod relu;
@@ -28,6 +31,8 @@ pub use linear::Linear;
 pub use lovasz::LovaszSoftmax;
 pub use matmul::Matmul;
 pub use norm_coefficients::NormCoefficients;
+pub use position_norm::PositionNorm;
+pub use relation::Relation;
 pub use relu::{AddRelu, Relu};
 pub use segment_max::SegmentMax;
 pub use softmax::Softmax;

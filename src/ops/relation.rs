@@ -1,0 +1,537 @@
+//! The relation of grouped vector attention: what the weights are computed from.
+//!
+//! e_ij = Ak_j − Aq_i + M h_ij + c0,   h_ij = ReLU(P · (Δ_ij, 1))
+//!
+//! This is the first weight-encoding layer A of (k_j − q_i + W2 h_ij + b2) with A moved inside: Ak = k Aᵀ, Aq = q Aᵀ,
+//! M = A W2, c0 = A b2 + a, so that nothing per pair is wider than G (Wu et al. 2022, PTv2, section 3.2; design note
+//! in the module documentation of `aggregate`).
+//!
+//! | value | shape | meaning |
+//! |---|---|---|
+//! | Ak, Aq | [N, G] | keys and queries after A |
+//! | P | [C, 4] | position map, from `position_norm`; left out together with M when there is no position bias |
+//! | M | [G, C] | A W2 |
+//! | c0 | [1, G] | constant |
+//! | neighbors | N·K pairs | a missing neighbour has Ak = 0 and Δ = 0, and takes part |
+//! | e | [N·K, G] | relation |
+//!
+//! Backward: d_Ak over the transposed neighbour list, the rest over the pairs; h is computed again. Saves: nothing.
+//! Memory: O(N·K·G). Time: O(N·K·G·C).
+
+use super::pairs::{
+    BLOCK, CHUNK, PairRows, Partials, Sizes, add_by_neighbor, columns_to_rows, expect_shape,
+    gather_columns, hidden_columns, hidden_rows, load_deltas, pack_planes, parts,
+    position_gradient,
+};
+use crate::device::gemm::{Store, View, ViewMut, tile_product};
+use crate::device::simd::{Kernel, Simd, dispatch};
+use crate::device::workspace::{carve, padded, with_workspace};
+use crate::device::{Device, parallel};
+use crate::geometry::Neighbors;
+use crate::graph::{Backward, Forward, Op, Plan, Shape};
+use crate::{Error, Result};
+use std::ops::Range;
+use std::sync::Arc;
+
+/// The relation; inputs Ak, Aq, P, M, c0, or Ak, Aq, c0 without a position bias.
+#[derive(Debug, Clone)]
+pub struct Relation {
+    /// The pairs.
+    pub neighbors: Arc<Neighbors>,
+    /// True when positions take part: then P and M are among the inputs.
+    pub has_bias: bool,
+}
+
+/// P and M: what the position bias adds to a relation.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct PositionBias<'a> {
+    /// [C, 4]
+    pub position: &'a [f32],
+    /// [G, C]
+    pub m: &'a [f32],
+}
+
+/// What a relation is computed from.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct RelationInputs<'a> {
+    pub neighbors: &'a Neighbors,
+    pub sizes: Sizes,
+    pub keys: &'a [f32],
+    pub queries: &'a [f32],
+    pub constant: &'a [f32],
+    pub bias: Option<PositionBias<'a>>,
+}
+
+/// Words of scratch that [`relation_columns`] needs.
+pub(super) fn relation_scratch() -> usize {
+    CHUNK * BLOCK
+}
+
+/// e of `points` as columns ([G, stride], anything behind the last pair). `deltas` is [3, stride].
+#[inline(always)]
+pub(super) fn relation_columns<S: Simd>(
+    s: S,
+    inputs: RelationInputs<'_>,
+    points: Range<usize>,
+    deltas: &[f32],
+    hidden: &mut [f32],
+    e: &mut [f32],
+) {
+    let Sizes { k, groups, .. } = inputs.sizes;
+    let stride = e.len() / groups;
+    let pairs = points.start * k..points.end * k;
+    gather_columns(s, inputs.keys, &inputs.neighbors.index[pairs], groups, e);
+    let queries = inputs.queries[points.start * groups..].chunks_exact(groups);
+    for (point, queries) in queries.take(points.len()).enumerate() {
+        for (g, (query, constant)) in queries.iter().zip(inputs.constant).enumerate() {
+            let shift = s.splat(constant - query);
+            let run = &mut e[g * stride + point * k..][..k];
+            for part in run.chunks_mut(S::LANES) {
+                s.store_partial(part, s.add(s.load_partial(part), shift));
+            }
+        }
+    }
+    let Some(bias) = inputs.bias else { return };
+    let channels = inputs.sizes.channels;
+    let end = (points.len() * k).next_multiple_of(16);
+    for first in (0..end).step_by(BLOCK) {
+        let block = first..(first + BLOCK).min(end);
+        let width = block.len();
+        let pairs = PairRows::new(deltas, block);
+        for channel in (0..channels).step_by(CHUNK) {
+            let count = CHUNK.min(channels - channel);
+            let hidden = &mut hidden[..count * width];
+            hidden_columns(s, &bias.position[4 * channel..][..4 * count], pairs, hidden);
+            tile_product(
+                s,
+                ViewMut::strided(&mut e[first..], [groups, width], stride),
+                View::strided(&bias.m[channel..], [groups, count], [channels, 1]),
+                View::new(hidden, count, width),
+                Store::Add,
+            );
+        }
+    }
+}
+
+struct ForwardTiles<'a> {
+    inputs: RelationInputs<'a>,
+    first: usize,
+    e: &'a mut [f32],
+}
+
+impl Kernel for ForwardTiles<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let sizes = self.inputs.sizes;
+        let (k, stride, row) = (sizes.k, sizes.stride(), sizes.k * sizes.groups);
+        let words = padded(3 * stride) + padded(sizes.groups * stride) + padded(relation_scratch());
+        with_workspace(words, |mut rest| {
+            let deltas = carve(&mut rest, 3 * stride);
+            let columns = carve(&mut rest, sizes.groups * stride);
+            let hidden = carve(&mut rest, relation_scratch());
+            let mut first = self.first;
+            for e in self.e.chunks_mut(sizes.tile() * row) {
+                let points = first..first + e.len() / row;
+                let pairs = points.start * k..points.end * k;
+                s.call(RelationTile {
+                    inputs: self.inputs,
+                    points: points.clone(),
+                    pairs,
+                    deltas,
+                    columns,
+                    hidden,
+                    e,
+                });
+                first = points.end;
+            }
+        });
+    }
+}
+
+struct RelationTile<'a> {
+    inputs: RelationInputs<'a>,
+    points: Range<usize>,
+    pairs: Range<usize>,
+    deltas: &'a mut [f32],
+    columns: &'a mut [f32],
+    hidden: &'a mut [f32],
+    e: &'a mut [f32],
+}
+
+impl Kernel for RelationTile<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        load_deltas(self.inputs.neighbors, self.pairs, self.deltas);
+        relation_columns(
+            s,
+            self.inputs,
+            self.points,
+            self.deltas,
+            self.hidden,
+            self.columns,
+        );
+        columns_to_rows(s, self.columns, self.inputs.sizes.groups, self.e);
+    }
+}
+
+/// d_P and d_M of the position bias, from d_e of a run of points.
+struct BiasGradient<'a> {
+    neighbors: &'a Neighbors,
+    sizes: Sizes,
+    m: &'a [f32],
+    planes: &'a [f32],
+    d_e: &'a [f32],
+    points: Range<usize>,
+    d_planes: &'a mut [f32],
+    d_m: &'a mut [f32],
+}
+
+impl Kernel for BiasGradient<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let Sizes { k, groups, .. } = self.sizes;
+        let words = padded(3 * BLOCK) + 2 * padded(BLOCK * CHUNK);
+        with_workspace(words, |mut rest| {
+            let deltas = carve(&mut rest, 3 * BLOCK);
+            let hidden = carve(&mut rest, BLOCK * CHUNK);
+            let d_hidden = carve(&mut rest, BLOCK * CHUNK);
+            let end = self.points.end * k;
+            for first in (self.points.start * k..end).step_by(BLOCK) {
+                let pairs = first..(first + BLOCK).min(end);
+                load_deltas(self.neighbors, pairs.clone(), deltas);
+                s.call(BiasGradientBlock {
+                    sizes: self.sizes,
+                    m: self.m,
+                    planes: self.planes,
+                    pairs: PairRows::new(deltas, 0..pairs.len()),
+                    d_e: &self.d_e[pairs.start * groups..pairs.end * groups],
+                    buffers: (hidden, d_hidden),
+                    gradients: (self.d_planes, self.d_m),
+                });
+            }
+        });
+    }
+}
+
+struct BiasGradientBlock<'a> {
+    sizes: Sizes,
+    m: &'a [f32],
+    planes: &'a [f32],
+    pairs: PairRows<'a>,
+    d_e: &'a [f32],
+    buffers: (&'a mut [f32], &'a mut [f32]),
+    gradients: (&'a mut [f32], &'a mut [f32]),
+}
+
+impl Kernel for BiasGradientBlock<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let Sizes {
+            groups, channels, ..
+        } = self.sizes;
+        let count = self.pairs.len();
+        let (d_planes, d_m) = self.gradients;
+        let stride = self.sizes.padded_channels();
+        for chunk in self.sizes.chunks() {
+            let width = chunk.len();
+            let hidden = &mut self.buffers.0[..count * width];
+            let d_hidden = &mut self.buffers.1[..count * width];
+            hidden_rows(s, self.planes, chunk.clone(), self.pairs, hidden);
+            tile_product(
+                s,
+                ViewMut::strided(&mut d_m[chunk.start..], [groups, width], stride),
+                View::new(self.d_e, count, groups).transposed(),
+                View::new(hidden, count, width),
+                Store::Add,
+            );
+            let real = width.min(channels - chunk.start);
+            if real < width {
+                d_hidden.fill(0.0);
+            }
+            tile_product(
+                s,
+                ViewMut::strided(d_hidden, [count, real], width),
+                View::new(self.d_e, count, groups),
+                View::strided(&self.m[chunk.start..], [groups, real], [channels, 1]),
+                Store::Replace,
+            );
+            position_gradient(s, hidden, d_hidden, self.pairs, chunk, d_planes);
+        }
+    }
+}
+
+impl Relation {
+    fn check(&self, inputs: &[Shape]) -> Result<Sizes> {
+        let name = self.name();
+        let (keys, queries, constant) = match (inputs, self.has_bias) {
+            ([a, b, _, _, c], true) | ([a, b, c], false) => (a, b, c),
+            _ => return Err(Error::shape(name, "needs Ak, Aq, P, M, c0, or Ak, Aq, c0")),
+        };
+        let groups = keys.cols;
+        let channels = if self.has_bias {
+            inputs[3].cols
+        } else {
+            groups
+        };
+        let rows = |rows| Shape::new(rows, groups);
+        expect_shape(name, "Ak", *keys, rows(self.neighbors.points))?;
+        expect_shape(name, "Aq", *queries, rows(self.neighbors.queries))?;
+        expect_shape(name, "c0", *constant, rows(1))?;
+        if self.has_bias {
+            expect_shape(name, "P", inputs[2], Shape::new(channels, 4))?;
+            expect_shape(name, "M", inputs[3], Shape::new(groups, channels))?;
+        }
+        Sizes::new(name, &self.neighbors, groups, channels)
+    }
+
+    /// The sizes, from the shapes of input 0 and input 3.
+    fn sizes(&self, shape: impl Fn(usize) -> Shape) -> Sizes {
+        let groups = shape(0).cols;
+        Sizes {
+            k: self.neighbors.k,
+            groups,
+            channels: if self.has_bias { shape(3).cols } else { groups },
+        }
+    }
+
+    fn cpu_forward(&self, io: &mut Forward<'_>, sizes: Sizes) {
+        let inputs = RelationInputs {
+            neighbors: &self.neighbors,
+            sizes,
+            keys: io.input(0),
+            queries: io.input(1),
+            constant: io.input(if self.has_bias { 4 } else { 2 }),
+            bias: self.has_bias.then(|| PositionBias {
+                position: io.input(2),
+                m: io.input(3),
+            }),
+        };
+        let row = sizes.k * sizes.groups;
+        parallel::for_each_rows(io.output(0), row, 8 * sizes.tile(), |first, e| {
+            dispatch(ForwardTiles { inputs, first, e });
+        });
+    }
+
+    fn cpu_backward(&self, io: &mut Backward<'_>, sizes: Sizes) {
+        let Some(d_e) = io.d_output(0) else { return };
+        let scratch = io.scratch();
+        if let Some(d_keys) = io.d_input(0) {
+            add_by_neighbor(&self.neighbors, d_e, sizes.groups, d_keys);
+        }
+        let d_constant = io.d_input(if self.has_bias { 4 } else { 2 });
+        query_gradient(sizes, d_e, [io.d_input(1), d_constant], scratch);
+        if self.has_bias {
+            let bias = PositionBias {
+                position: io.input(2),
+                m: io.input(3),
+            };
+            let gradients = [io.d_input(2), io.d_input(3)];
+            bias_gradient(&self.neighbors, sizes, (bias, d_e), gradients, scratch);
+        }
+    }
+}
+
+/// Words of scratch that [`query_gradient`] and [`bias_gradient`] need.
+pub(super) fn gradient_scratch(sizes: Sizes, points: usize) -> usize {
+    let stride = sizes.padded_channels();
+    let bias = 4 * stride + parts(points) * (4 + sizes.groups) * stride;
+    bias.max(parts(points) * 2 * sizes.groups)
+}
+
+/// d_Aq ([N, G]) −= Σ_j d_e and d_c0 += Σ_ij d_e.
+pub(super) fn query_gradient(
+    sizes: Sizes,
+    d_e: &[f32],
+    [d_queries, d_constant]: [Option<&mut [f32]>; 2],
+    scratch: &mut [f32],
+) {
+    if d_queries.is_none() && d_constant.is_none() {
+        return;
+    }
+    let (groups, row) = (sizes.groups, sizes.k * sizes.groups);
+    let points = d_e.len() / row;
+    let mut partials = Partials::new(scratch, parts(points), 2 * groups);
+    let out = d_queries.unwrap_or(&mut []);
+    partials.for_each(points, 1, (out, groups), |range, partial, out| {
+        let (total, sum) = partial.split_at_mut(groups);
+        let rows = d_e[range.start * row..range.end * row].chunks_exact(row);
+        for (point, pairs) in rows.enumerate() {
+            sum.fill(0.0);
+            for pair in pairs.chunks_exact(groups) {
+                sum.iter_mut().zip(pair).for_each(|(y, x)| *y += x);
+            }
+            total.iter_mut().zip(&*sum).for_each(|(y, x)| *y += x);
+            if let Some(out) = out.get_mut(point * groups..(point + 1) * groups) {
+                out.iter_mut().zip(&*sum).for_each(|(y, x)| *y -= x);
+            }
+        }
+    });
+    if let Some(d_constant) = d_constant {
+        partials.add_to(0, d_constant);
+    }
+}
+
+/// d_P and d_M of what the position bias adds to a relation with gradient `d_e`.
+pub(super) fn bias_gradient(
+    neighbors: &Neighbors,
+    sizes: Sizes,
+    (bias, d_e): (PositionBias<'_>, &[f32]),
+    [d_position, d_m]: [Option<&mut [f32]>; 2],
+    scratch: &mut [f32],
+) {
+    if d_position.is_none() && d_m.is_none() {
+        return;
+    }
+    let stride = sizes.padded_channels();
+    let (planes, rest) = scratch.split_at_mut(4 * stride);
+    pack_planes(bias.position, stride, planes);
+    let planes = &*planes;
+    let points = neighbors.queries;
+    let mut partials = Partials::new(rest, parts(points), (4 + sizes.groups) * stride);
+    partials.for_each(points, 1, (&mut [], 0), |points, partial, _| {
+        let (d_planes, d_m) = partial.split_at_mut(4 * stride);
+        dispatch(BiasGradient {
+            neighbors,
+            sizes,
+            m: bias.m,
+            planes,
+            d_e,
+            points,
+            d_planes,
+            d_m,
+        });
+    });
+    if let Some(d_position) = d_position {
+        partials.add_planes_to(0, stride, d_position, 4);
+    }
+    if let Some(d_m) = d_m {
+        partials.add_rows_to(4 * stride, stride, d_m, sizes.channels);
+    }
+}
+
+impl Op for Relation {
+    fn name(&self) -> &'static str {
+        "relation"
+    }
+
+    fn plan(&self, inputs: &[Shape]) -> Result<Plan> {
+        let sizes = self.check(inputs)?;
+        Ok(Plan {
+            backward_scratch: gradient_scratch(sizes, self.neighbors.queries),
+            reads_inputs: if self.has_bias {
+                vec![2, 3]
+            } else {
+                Vec::new()
+            },
+            ..Plan::of(Shape::new(self.neighbors.index.len(), sizes.groups))
+        })
+    }
+
+    fn forward(&self, io: &mut Forward<'_>) -> Result<()> {
+        let sizes = self.sizes(|i| io.shape(i));
+        match io.device() {
+            Device::Cpu => self.cpu_forward(io, sizes),
+        }
+        Ok(())
+    }
+
+    fn backward(&self, io: &mut Backward<'_>) -> Result<()> {
+        let sizes = self.sizes(|i| io.shape(i));
+        match io.device() {
+            Device::Cpu => self.cpu_backward(io, sizes),
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::graph::check::Check;
+    use crate::ops::pairs::fixtures::{Table, WIDTHS, case, tables};
+
+    fn naive(table: &Table, groups: usize, x: &[Vec<f64>]) -> Vec<Vec<f64>> {
+        let (constant, bias) = match x {
+            [_, _, p, m, c] => (c, Some((p, m))),
+            [_, _, c] => (c, None),
+            _ => panic!("three or five inputs"),
+        };
+        let mut e = vec![0.0; table.pairs() * groups];
+        for (pair, e) in e.chunks_exact_mut(groups).enumerate() {
+            let h = bias.map(|(p, _)| table.hidden(p, pair));
+            for (g, e) in e.iter_mut().enumerate() {
+                let query = pair / table.neighbors.k * groups + g;
+                *e = constant[g] - x[1][query];
+                *e += table.row(pair).map_or(0.0, |j| x[0][j * groups + g]);
+                if let (Some(h), Some((_, m))) = (&h, bias) {
+                    let m = &m[g * h.len()..];
+                    *e += h.iter().zip(m).map(|(h, m)| h * m).sum::<f64>();
+                }
+            }
+        }
+        vec![e]
+    }
+
+    fn check(table: &Table, [channels, groups]: [usize; 2], has_bias: bool) {
+        let points = table.points();
+        let neighbors = table.neighbors.clone();
+        let mut check = Check::new(Relation {
+            neighbors,
+            has_bias,
+        })
+        .input(points, groups)
+        .input(points, groups);
+        if has_bias {
+            check = check.input(channels, 4).input(groups, channels);
+        }
+        let groups_of = |x: &[Vec<f64>]| x[x.len() - 1].len();
+        check
+            .input(1, groups)
+            .run(|x| naive(table, groups_of(x), x));
+    }
+
+    #[test]
+    fn matches_naive_for_every_width_and_number_of_neighbors() {
+        for k in [1, 5, 16, 17] {
+            for widths in WIDTHS {
+                check(&case(k, widths).0, widths, true);
+            }
+        }
+    }
+
+    #[test]
+    fn matches_naive_for_ragged_batches() {
+        for table in tables() {
+            check(&table, [24, 6], true);
+            check(&table, [6, 6], false);
+        }
+    }
+
+    #[test]
+    fn shapes_that_differ_are_rejected() {
+        let (table, _) = case(5, [24, 6]);
+        let neighbors = table.neighbors;
+        let op = Relation {
+            neighbors,
+            has_bias: true,
+        };
+        let (rows, one) = (Shape::new(37, 6), Shape::new(1, 6));
+        let (p, m) = (Shape::new(24, 4), Shape::new(6, 24));
+        assert!(op.plan(&[rows, rows, p, m, one]).is_ok());
+        assert!(op.plan(&[rows, rows, m, p, one]).is_err());
+        assert!(op.plan(&[rows, Shape::new(36, 6), p, m, one]).is_err());
+        assert!(
+            op.plan(&[rows, rows, Shape::new(25, 4), Shape::new(6, 25), one])
+                .is_err()
+        );
+        assert!(op.plan(&[rows, rows, one, one]).is_err());
+    }
+}
