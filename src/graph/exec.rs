@@ -69,6 +69,11 @@ impl<'a> Forward<'a> {
         self.inputs[i].shape
     }
 
+    /// True when input `i` was given; ops may take optional inputs at the end.
+    pub fn has_input(&self, i: usize) -> bool {
+        i < self.inputs.len()
+    }
+
     /// Values of input `i`.
     pub fn input(&self, i: usize) -> &'a [f32] {
         // SAFETY: the timeline keeps inputs apart from everything this node writes; parameters and given inputs lie
@@ -132,6 +137,11 @@ impl<'a> Backward<'a> {
     /// Shape of input `i`.
     pub fn shape(&self, i: usize) -> Shape {
         self.shapes[i]
+    }
+
+    /// True when input `i` was given.
+    pub fn has_input(&self, i: usize) -> bool {
+        i < self.shapes.len()
     }
 
     /// Values of input `i`, which the plan must name in `reads_inputs`.

@@ -1,1 +1,155 @@
-//! Networks: one per file.
+//! Networks: one per file, and the list of them.
+//!
+//! A network is an [`Architecture`]: what geometry it asks for, and the ops that it records. [`Model`] puts one together
+//! with its parameters.
+
+mod point_transformer_v2;
+
+use crate::device::Device;
+use crate::geometry::Hierarchy;
+use crate::graph::{Graph, Layout, Params, Var};
+use crate::{Error, Result};
+pub use point_transformer_v2::{Config as PointTransformerV2Config, PointTransformerV2, Unpooling};
+use serde_json::Value;
+use std::any::Any;
+use std::fmt;
+use std::sync::Arc;
+
+/// The index lists of one batch, made by the network that records with them.
+pub struct Geometry(Box<dyn Any + Send + Sync>);
+
+impl fmt::Debug for Geometry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Geometry")
+    }
+}
+
+/// Point set of one level of a network, for checks and reports.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LevelView {
+    /// Positions, metres.
+    pub coord: Vec<[f32; 3]>,
+    /// B+1 entries, the first is 0.
+    pub offsets: Vec<usize>,
+    /// Where every point of the level above went; empty at level 0.
+    pub cluster: Vec<u32>,
+}
+
+/// A network: geometry request and recorded ops.
+pub trait Architecture: fmt::Debug + Send + Sync + 'static {
+    /// Index lists that recording needs.
+    type Geometry: Send + Sync + 'static;
+
+    /// Channels of the input features.
+    fn input_channels(&self) -> usize;
+
+    /// Number of classes.
+    fn classes(&self) -> usize;
+
+    /// Computes the index lists of one batch. No index depends on a feature.
+    fn geometry(&self, points: &mut Hierarchy) -> Result<Self::Geometry>;
+
+    /// The point sets of all levels.
+    fn levels(&self, geometry: &Self::Geometry) -> Vec<LevelView>;
+
+    /// Records the network on features [N, Cin] → logits [N, classes].
+    fn record(&self, graph: &mut Graph<'_>, geometry: &Self::Geometry, feat: Var) -> Result<Var>;
+}
+
+/// An [`Architecture`] behind a pointer.
+pub trait Network: fmt::Debug + Send + Sync {
+    /// Channels of the input features.
+    fn input_channels(&self) -> usize;
+
+    /// Number of classes.
+    fn classes(&self) -> usize;
+
+    /// Computes the index lists of one batch: `coord` [N] in metres, `offsets` with B+1 entries.
+    fn geometry(&self, coord: &[[f32; 3]], offsets: &[usize]) -> Result<Geometry>;
+
+    /// The point sets of all levels.
+    fn levels(&self, geometry: &Geometry) -> Vec<LevelView>;
+
+    /// Records the network on features [N, Cin] → logits [N, classes].
+    fn record(&self, graph: &mut Graph<'_>, geometry: &Geometry, feat: Var) -> Result<Var>;
+}
+
+fn own<A: Architecture>(geometry: &Geometry) -> &A::Geometry {
+    geometry
+        .0
+        .downcast_ref()
+        .expect("geometry is made by the network that records with it")
+}
+
+impl<A: Architecture> Network for A {
+    fn input_channels(&self) -> usize {
+        Architecture::input_channels(self)
+    }
+
+    fn classes(&self) -> usize {
+        Architecture::classes(self)
+    }
+
+    fn geometry(&self, coord: &[[f32; 3]], offsets: &[usize]) -> Result<Geometry> {
+        let mut points = Hierarchy::new(coord.to_vec(), offsets.to_vec())?;
+        Ok(Geometry(Box::new(Architecture::geometry(
+            self,
+            &mut points,
+        )?)))
+    }
+
+    fn levels(&self, geometry: &Geometry) -> Vec<LevelView> {
+        Architecture::levels(self, own::<A>(geometry))
+    }
+
+    fn record(&self, graph: &mut Graph<'_>, geometry: &Geometry, feat: Var) -> Result<Var> {
+        Architecture::record(self, graph, own::<A>(geometry), feat)
+    }
+}
+
+/// Puts a network together from its configuration and registers its parameters.
+type Constructor = fn(&Value, &mut Layout) -> Result<Box<dyn Network>>;
+
+/// All networks, by the `type` of their configuration.
+pub const NETWORKS: [(&str, Constructor); 2] = [
+    ("PT-v2m2", PointTransformerV2::boxed),
+    ("PT-v2m1", PointTransformerV2::boxed),
+];
+
+/// A network with its parameters.
+#[derive(Debug)]
+pub struct Model {
+    /// What it computes.
+    pub network: Box<dyn Network>,
+    /// With which numbers.
+    pub params: Params,
+    /// Its configuration, the `network` table of configurations and checkpoints.
+    pub config: Value,
+}
+
+impl Model {
+    /// Builds the network that `config` describes, with initial values for `seed`.
+    pub fn new(config: &Value, device: Device, seed: u64) -> Result<Self> {
+        let known = || NETWORKS.map(|(name, _)| name).join(", ");
+        let name = config.get("type").and_then(Value::as_str).ok_or_else(|| {
+            Error::config("network.type", format!("is missing; one of {}", known()))
+        })?;
+        let (_, construct) = NETWORKS
+            .iter()
+            .find(|(known, _)| *known == name)
+            .ok_or_else(|| {
+                Error::config(
+                    "network.type",
+                    format!("{name} is unknown; one of {}", known()),
+                )
+            })?;
+        let mut layout = Layout::default();
+        let network = construct(config, &mut layout)?;
+        let params = Params::initial(Arc::new(layout), device, seed)?;
+        Ok(Model {
+            network,
+            params,
+            config: config.clone(),
+        })
+    }
+}

@@ -1,10 +1,12 @@
 //! Ops: one per file, forward and backward.
 
 mod add;
+mod aggregate;
 mod batch_norm;
 mod cross_entropy;
 mod drop;
 mod gather;
+mod grouped_weight;
 mod interpolate;
 mod linear;
 mod lovasz;
@@ -12,9 +14,10 @@ mod matmul;
 mod norm_coefficients;
 mod pairs;
 mod position_norm;
-mod relation;
 #[cfg(test)]
 mod reference;
+mod relation;
+mod relation_multiplier;
 mod relu;
 mod segment_max;
 mod softmax;
@@ -22,10 +25,12 @@ mod statistics;
 mod weighted_sum;
 
 pub use add::Add;
+pub use aggregate::Aggregate;
 pub use batch_norm::BatchNorm;
 pub use cross_entropy::CrossEntropy;
 pub use drop::{DropPath, Dropout};
 pub use gather::Gather;
+pub use grouped_weight::GroupedWeight;
 pub use interpolate::Interpolate;
 pub use linear::Linear;
 pub use lovasz::LovaszSoftmax;
@@ -33,6 +38,7 @@ pub use matmul::Matmul;
 pub use norm_coefficients::NormCoefficients;
 pub use position_norm::PositionNorm;
 pub use relation::Relation;
+pub use relation_multiplier::RelationMultiplier;
 pub use relu::{AddRelu, Relu};
 pub use segment_max::SegmentMax;
 pub use softmax::Softmax;

@@ -1,1 +1,162 @@
 //! Checks of this build and machine against reference files.
+//!
+//! A reference file holds inputs, weights and what the official code computed from them; `data/golden/` has some, their
+//! README gives names and tolerances. [`verify`] recognises the file by the tensors that it holds, computes everything
+//! again and reports every tensor with its error and its limit.
+
+mod block;
+mod curve;
+mod layers;
+mod network;
+mod recipe;
+mod reference;
+mod steps;
+
+use crate::device::Device;
+use crate::graph::Var;
+use crate::weights::{Tensors, safetensors};
+use crate::{Error, Result};
+pub use reference::{Finding, Report};
+use std::path::Path;
+
+/// What a check sees.
+struct Case<'a> {
+    file: &'a Tensors,
+    /// State of the network, for files that hold none.
+    weights: Option<&'a Tensors>,
+    device: Device,
+}
+
+/// What a layer recorded: its output, the inputs whose gradients are compared, and inner values with their names.
+struct Recorded {
+    output: Var,
+    inputs: Vec<(&'static str, Var)>,
+    taps: Vec<(&'static str, Var)>,
+}
+
+impl Recorded {
+    fn new(output: Var, inputs: &[(&'static str, Var)]) -> Self {
+        Recorded {
+            output,
+            inputs: inputs.to_vec(),
+            taps: Vec::new(),
+        }
+    }
+}
+
+type Recognise = fn(&Tensors) -> bool;
+type Run = fn(&Case<'_>, &mut Report) -> Result<()>;
+
+/// Every kind of reference file: its name, how it is recognised, and what is computed.
+const CHECKS: [(&str, Recognise, Run); 14] = [
+    (
+        "training curve",
+        |t| t.get("batch0.coord").is_some(),
+        curve::run,
+    ),
+    (
+        "whole network",
+        |t| t.get("eval_logits").is_some(),
+        network::run,
+    ),
+    (
+        "residual block",
+        |t| t.get("input.idx").is_some(),
+        block::run,
+    ),
+    (
+        "grid pool",
+        |t| t.get("voxel_key").is_some(),
+        layers::grid_pool,
+    ),
+    (
+        "unpool",
+        |t| t.get("input.skip_feat").is_some(),
+        layers::unpool,
+    ),
+    (
+        "batch norm",
+        |t| t.get("input.x").is_some(),
+        layers::batch_norm,
+    ),
+    ("grouping", |t| t.get("out_xyz").is_some(), steps::grouping),
+    (
+        "interpolation",
+        |t| t.get("room.out").is_some(),
+        steps::interpolation,
+    ),
+    (
+        "nearest neighbours",
+        |t| steps::knn_cases(t).next().is_some(),
+        steps::knn,
+    ),
+    ("losses", |t| t.get("lovasz_grad").is_some(), recipe::losses),
+    ("optimizer", |t| t.get("p0.1").is_some(), recipe::optimizer),
+    (
+        "schedules",
+        |t| t.get("onecycle.lr").is_some(),
+        recipe::schedules,
+    ),
+    (
+        "metrics",
+        |t| t.get("target_count").is_some(),
+        recipe::metrics,
+    ),
+    (
+        "voxel sampling",
+        |t| t.get("fnv_key_bits").is_some(),
+        recipe::voxels,
+    ),
+];
+
+/// Checks this build against the reference file `path`. `weights` gives the network's state where the file holds
+/// none. A file that no check recognises is an error.
+pub fn verify(path: &Path, weights: Option<&Path>, device: Device) -> Result<Report> {
+    let file = safetensors::read(path)?;
+    let weights = weights.map(safetensors::read).transpose()?;
+    let case = Case {
+        file: &file,
+        weights: weights.as_ref(),
+        device,
+    };
+    let mut report = Report::default();
+    for (name, recognise, run) in &CHECKS {
+        if recognise(&file) {
+            report.kinds.push((*name).to_string());
+            run(&case, &mut report)?;
+        }
+    }
+    if report.findings.is_empty() {
+        return Err(Error::unusable(
+            path,
+            format!(
+                "holds nothing that can be checked; known kinds are {}",
+                CHECKS.map(|(name, ..)| name).join(", ")
+            ),
+        ));
+    }
+    Ok(report)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_reference_file_in_the_repository_passes() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("data/golden/ptv2");
+        let mut files: Vec<_> = std::fs::read_dir(folder)
+            .unwrap()
+            .map(|e| e.unwrap().path())
+            .filter(|p| p.extension().is_some_and(|e| e == "safetensors"))
+            .collect();
+        files.sort();
+        assert_eq!(files.len(), 18);
+        for file in files {
+            let report = verify(&file, None, Device::Cpu).unwrap();
+            let failed: Vec<_> = report.findings.iter().filter(|f| !f.passed()).collect();
+            assert!(failed.is_empty(), "{}: {failed:#?}", file.display());
+            assert!(!report.findings.is_empty());
+        }
+    }
+}

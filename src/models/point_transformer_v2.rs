@@ -1,0 +1,441 @@
+//! Point Transformer V2 for segmentation (Wu et al. 2022, arXiv 2210.05666), as the official code computes it.
+//!
+//! ```text
+//! feat ─ patch embed ──────────────────────────────────────────── decoder 0 ─ head ─ logits
+//!            └ pool ─ encoder 0 ───────────────────── decoder 1 ────┘
+//!                        └ pool ─ encoder 1 ─ … ─ unpool ┘
+//! ```
+//!
+//! Mode 2 (`PT-v2m2`) and mode 1 (`PT-v2m1`) differ in the first layer of the weight encoding only. Parameter names
+//! equal those of official checkpoints without prefix.
+
+use super::{Architecture, LevelView, Network};
+use crate::geometry::{Hierarchy, Interpolation, Neighbors, Partition};
+use crate::graph::{Graph, Layout, Scope, Var};
+use crate::nn::{
+    AttentionConfig, BatchNorm, BlockSequence, GridPool, Linear, LinearNorm, Unpool, Upsampling,
+    WeightEncoding,
+};
+use crate::{Error, Result};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use std::sync::Arc;
+
+/// How decoders bring coarse features to fine points.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Unpooling {
+    /// Every point takes the feature of its grid cell.
+    Map,
+    /// Inverse-distance mean of the three nearest coarse points.
+    Interp,
+}
+
+/// Configuration; the keys are the official constructor's.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// `PT-v2m2` or `PT-v2m1`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// Channels of the input features.
+    pub in_channels: usize,
+    /// Number of classes.
+    pub num_classes: usize,
+    /// Blocks at full resolution before the first pool.
+    pub patch_embed_depth: usize,
+    /// Channels at full resolution.
+    pub patch_embed_channels: usize,
+    /// Attention groups at full resolution.
+    pub patch_embed_groups: usize,
+    /// Neighbours at full resolution.
+    pub patch_embed_neighbours: usize,
+    /// Blocks per encoder stage.
+    pub enc_depths: Vec<usize>,
+    /// Channels per encoder stage.
+    pub enc_channels: Vec<usize>,
+    /// Attention groups per encoder stage.
+    pub enc_groups: Vec<usize>,
+    /// Neighbours per encoder stage.
+    pub enc_neighbours: Vec<usize>,
+    /// Blocks per decoder stage; stage 0 is the finest.
+    pub dec_depths: Vec<usize>,
+    /// Channels per decoder stage.
+    pub dec_channels: Vec<usize>,
+    /// Attention groups per decoder stage.
+    pub dec_groups: Vec<usize>,
+    /// Neighbours per decoder stage.
+    pub dec_neighbours: Vec<usize>,
+    /// Cell size of the pool of each encoder stage, metres, absolute.
+    pub grid_sizes: Vec<f32>,
+    /// Whether queries, keys and values have biases.
+    #[serde(default = "yes")]
+    pub attn_qkv_bias: bool,
+    /// Whether relative positions multiply the relation.
+    #[serde(default)]
+    pub pe_multiplier: bool,
+    /// Whether relative positions are added to relation and values.
+    #[serde(default = "yes")]
+    pub pe_bias: bool,
+    /// Dropout rate of attention weights.
+    #[serde(default)]
+    pub attn_drop_rate: f32,
+    /// Largest rate of the drop path ramps.
+    #[serde(default)]
+    pub drop_path_rate: f32,
+    /// Recomputes activations in the official code; has no effect here, where little is stored anyway.
+    #[serde(default)]
+    pub enable_checkpoint: bool,
+    /// How decoders upsample.
+    #[serde(default = "map")]
+    pub unpool_backend: Unpooling,
+}
+
+fn yes() -> bool {
+    true
+}
+
+fn map() -> Unpooling {
+    Unpooling::Map
+}
+
+impl Config {
+    /// Checks that all lists fit each other and every number makes sense.
+    pub fn validate(&self) -> Result<()> {
+        let fail = |key: &str, fault: String| Err(Error::config(format!("network.{key}"), fault));
+        let stages = self.enc_depths.len();
+        for (key, length) in [
+            ("enc_channels", self.enc_channels.len()),
+            ("enc_groups", self.enc_groups.len()),
+            ("enc_neighbours", self.enc_neighbours.len()),
+            ("dec_depths", self.dec_depths.len()),
+            ("dec_channels", self.dec_channels.len()),
+            ("dec_groups", self.dec_groups.len()),
+            ("dec_neighbours", self.dec_neighbours.len()),
+            ("grid_sizes", self.grid_sizes.len()),
+        ] {
+            if length != stages {
+                return fail(
+                    key,
+                    format!("has {length} entries, enc_depths has {stages}"),
+                );
+            }
+        }
+        if stages == 0 {
+            return fail("enc_depths", "needs at least one stage".into());
+        }
+        if self.in_channels == 0 || self.num_classes == 0 {
+            return fail(
+                "in_channels",
+                "in_channels and num_classes must be at least 1".into(),
+            );
+        }
+        for (key, groups, channels, neighbours) in self.attention_sizes() {
+            if channels == 0 || groups == 0 || channels % groups != 0 {
+                return fail(
+                    key,
+                    format!("{groups} groups do not divide {channels} channels"),
+                );
+            }
+            if !(1..=128).contains(&neighbours) {
+                return fail(
+                    key,
+                    format!("{neighbours} neighbours; 1 to 128 are allowed"),
+                );
+            }
+        }
+        if let Some(size) = self
+            .grid_sizes
+            .iter()
+            .find(|s| !(s.is_finite() && **s > 0.0))
+        {
+            return fail(
+                "grid_sizes",
+                format!("{size} is not a positive length in metres"),
+            );
+        }
+        for (key, rate) in [
+            ("attn_drop_rate", self.attn_drop_rate),
+            ("drop_path_rate", self.drop_path_rate),
+        ] {
+            if !(0.0..1.0).contains(&rate) {
+                return fail(key, format!("{rate} is not in [0, 1)"));
+            }
+        }
+        Ok(())
+    }
+
+    fn attention_sizes(&self) -> Vec<(&'static str, usize, usize, usize)> {
+        let mut sizes = vec![(
+            "patch_embed_groups",
+            self.patch_embed_groups,
+            self.patch_embed_channels,
+            self.patch_embed_neighbours,
+        )];
+        for i in 0..self.enc_depths.len() {
+            sizes.push((
+                "enc_groups",
+                self.enc_groups[i],
+                self.enc_channels[i],
+                self.enc_neighbours[i],
+            ));
+            sizes.push((
+                "dec_groups",
+                self.dec_groups[i],
+                self.dec_channels[i],
+                self.dec_neighbours[i],
+            ));
+        }
+        sizes
+    }
+
+    fn attention(&self, channels: usize, groups: usize) -> AttentionConfig {
+        AttentionConfig {
+            channels,
+            groups,
+            qkv_bias: self.attn_qkv_bias,
+            pe_multiplier: self.pe_multiplier,
+            pe_bias: self.pe_bias,
+            encoding: if self.kind == "PT-v2m1" {
+                WeightEncoding::Grouped
+            } else {
+                WeightEncoding::Full
+            },
+            dropout: self.attn_drop_rate,
+        }
+    }
+}
+
+/// Evenly spaced rates 0 … `rate`, one per block, cut into stages of the given depths.
+fn drop_path_ramp(rate: f32, depths: &[usize]) -> Vec<Vec<f32>> {
+    let total: usize = depths.iter().sum();
+    let step = if total > 1 {
+        rate / (total - 1) as f32
+    } else {
+        0.0
+    };
+    let mut next = 0;
+    let stage = |depth: &usize| {
+        next += depth;
+        (next - depth..next).map(|i| step * i as f32).collect()
+    };
+    depths.iter().map(stage).collect()
+}
+
+#[derive(Debug)]
+struct Encoder {
+    down: GridPool,
+    blocks: BlockSequence,
+}
+
+#[derive(Debug)]
+struct Decoder {
+    up: Unpool,
+    blocks: BlockSequence,
+}
+
+/// The network.
+#[derive(Debug)]
+pub struct PointTransformerV2 {
+    config: Config,
+    embed: LinearNorm,
+    embed_blocks: BlockSequence,
+    encoders: Vec<Encoder>,
+    decoders: Vec<Decoder>,
+    head: LinearNorm,
+    classify: Linear,
+}
+
+/// Index lists of one batch.
+#[derive(Debug)]
+pub struct Indices {
+    levels: Vec<LevelView>,
+    /// Neighbours at full resolution, for the patch embedding.
+    embed: Arc<Neighbors>,
+    /// Per encoder stage.
+    pools: Vec<Arc<Partition>>,
+    encoders: Vec<Arc<Neighbors>>,
+    /// Per decoder stage.
+    upsampling: Vec<Upsampling>,
+    decoders: Vec<Arc<Neighbors>>,
+}
+
+impl PointTransformerV2 {
+    /// Checks the configuration and registers all parameters in the official order.
+    pub fn new(config: Config, layout: &mut Layout) -> Result<Self> {
+        config.validate()?;
+        let mut root = Scope::root(layout);
+        let c0 = config.patch_embed_channels;
+        let mut scope = root.child("patch_embed");
+        let embed = {
+            let mut scope = scope.child("proj");
+            LinearNorm {
+                linear: Linear::new(&mut scope.child("0"), config.in_channels, c0, false),
+                norm: BatchNorm::new(&mut scope.child("1"), c0),
+                relu: true,
+            }
+        };
+        let attention = config.attention(c0, config.patch_embed_groups);
+        let no_drop = vec![0.0; config.patch_embed_depth];
+        let embed_blocks = BlockSequence::new(&mut scope, attention, &no_drop)?;
+        let encoders = Self::encoders(&config, &mut root)?;
+        let decoders = Self::decoders(&config, &mut root)?;
+        let d0 = config.dec_channels[0];
+        let mut scope = root.child("seg_head");
+        let head = LinearNorm {
+            linear: Linear::new(&mut scope.child("0"), d0, d0, true),
+            norm: BatchNorm::new(&mut scope.child("1"), d0),
+            relu: true,
+        };
+        let classify = Linear::new(&mut scope.child("3"), d0, config.num_classes, true);
+        Ok(PointTransformerV2 {
+            config,
+            embed,
+            embed_blocks,
+            encoders,
+            decoders,
+            head,
+            classify,
+        })
+    }
+
+    /// Parses the configuration and builds the network; the constructor in [`super::NETWORKS`].
+    pub fn boxed(config: &Value, layout: &mut Layout) -> Result<Box<dyn Network>> {
+        let config: Config = serde_json::from_value(config.clone())
+            .map_err(|e| Error::config("network", e.to_string()))?;
+        Ok(Box::new(Self::new(config, layout)?))
+    }
+
+    fn encoders(config: &Config, root: &mut Scope<'_>) -> Result<Vec<Encoder>> {
+        let rates = drop_path_ramp(config.drop_path_rate, &config.enc_depths);
+        let mut scope = root.child("enc_stages");
+        let mut inputs = config.patch_embed_channels;
+        let mut encoders = Vec::new();
+        for (i, &channels) in config.enc_channels.iter().enumerate() {
+            let mut scope = scope.child(i);
+            let attention = config.attention(channels, config.enc_groups[i]);
+            encoders.push(Encoder {
+                down: GridPool::new(&mut scope.child("down"), inputs, channels),
+                blocks: BlockSequence::new(&mut scope, attention, &rates[i])?,
+            });
+            inputs = channels;
+        }
+        Ok(encoders)
+    }
+
+    fn decoders(config: &Config, root: &mut Scope<'_>) -> Result<Vec<Decoder>> {
+        let rates = drop_path_ramp(config.drop_path_rate, &config.dec_depths);
+        let stages = config.dec_channels.len();
+        let mut scope = root.child("dec_stages");
+        let mut decoders = Vec::new();
+        for (i, &channels) in config.dec_channels.iter().enumerate() {
+            let inputs = match i + 1 < stages {
+                true => config.dec_channels[i + 1],
+                false => config.enc_channels[i],
+            };
+            let skip = match i {
+                0 => config.patch_embed_channels,
+                _ => config.enc_channels[i - 1],
+            };
+            let mut scope = scope.child(i);
+            let attention = config.attention(channels, config.dec_groups[i]);
+            decoders.push(Decoder {
+                up: Unpool::new(&mut scope.child("up"), inputs, skip, channels),
+                blocks: BlockSequence::new(&mut scope, attention, &rates[i])?,
+            });
+        }
+        Ok(decoders)
+    }
+}
+
+impl Architecture for PointTransformerV2 {
+    type Geometry = Indices;
+
+    fn input_channels(&self) -> usize {
+        self.config.in_channels
+    }
+
+    fn classes(&self) -> usize {
+        self.config.num_classes
+    }
+
+    fn geometry(&self, points: &mut Hierarchy) -> Result<Indices> {
+        let config = &self.config;
+        let stages = config.enc_depths.len();
+        let mut pools = Vec::with_capacity(stages);
+        for (i, &size) in config.grid_sizes.iter().enumerate() {
+            let (_, cells) = points.pool(i, size)?; // level i → level i + 1
+            pools.push(cells);
+        }
+        let mut encoders = Vec::with_capacity(stages);
+        let mut decoders = Vec::with_capacity(stages);
+        let mut upsampling = Vec::with_capacity(stages);
+        for i in 0..stages {
+            encoders.push(points.neighbors(i + 1, config.enc_neighbours[i])?);
+            decoders.push(points.neighbors(i, config.dec_neighbours[i])?);
+            upsampling.push(match config.unpool_backend {
+                Unpooling::Map => Upsampling::Map {
+                    cluster: pools[i].cluster.clone(),
+                    members: pools[i].members.clone(),
+                },
+                Unpooling::Interp => Upsampling::Interpolate(points.interpolation(i, i + 1)?),
+            });
+        }
+        let view = |i: usize| LevelView {
+            coord: points.coord(i).to_vec(),
+            offsets: points.offsets(i).to_vec(),
+            cluster: match i {
+                0 => Vec::new(),
+                _ => pools[i - 1].cluster.to_vec(),
+            },
+        };
+        Ok(Indices {
+            levels: (0..=stages).map(view).collect(),
+            embed: points.neighbors(0, config.patch_embed_neighbours)?,
+            pools,
+            encoders,
+            upsampling,
+            decoders,
+        })
+    }
+
+    fn levels(&self, geometry: &Indices) -> Vec<LevelView> {
+        geometry.levels.clone()
+    }
+
+    fn record(&self, graph: &mut Graph<'_>, geometry: &Indices, feat: Var) -> Result<Var> {
+        let mut x = self.embed.record(graph, feat)?; // [N0, C0]
+        x = self.embed_blocks.record(graph, x, &geometry.embed)?; // [N0, C0]
+        graph.tap("patch_embed.feat", x);
+        let mut skips = vec![x];
+        for (i, stage) in self.encoders.iter().enumerate() {
+            x = stage.down.record(graph, x, &geometry.pools[i])?; // [N(i+1), E(i+1)]
+            x = stage.blocks.record(graph, x, &geometry.encoders[i])?; // [N(i+1), E(i+1)]
+            graph.tap(&format!("enc{i}.feat"), x);
+            skips.push(x);
+        }
+        for (i, stage) in self.decoders.iter().enumerate().rev() {
+            x = stage
+                .up
+                .record(graph, x, skips[i], &geometry.upsampling[i])?; // [Ni, Di]
+            x = stage.blocks.record(graph, x, &geometry.decoders[i])?; // [Ni, Di]
+            graph.tap(&format!("dec{i}.feat"), x);
+        }
+        x = self.head.record(graph, x)?; // [N0, D0]
+        self.classify.record(graph, x) // [N0, classes]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn drop_path_ramps_are_those_of_the_spec() {
+        let encoder = drop_path_ramp(0.3, &[2, 6, 2]);
+        assert_eq!(encoder[0], [0.0, 0.3 / 9.0]);
+        assert!((encoder[1][5] - 0.2333).abs() < 1e-4);
+        assert!((encoder[2][1] - 0.3).abs() < 1e-6);
+        assert_eq!(drop_path_ramp(0.3, &[1, 1, 1]), [[0.0], [0.15], [0.3]]);
+    }
+}
