@@ -10,7 +10,7 @@
 //! equal those of official checkpoints without prefix.
 
 use super::{Architecture, LevelView, Network};
-use crate::geometry::{Hierarchy, Interpolation, Neighbors, Partition};
+use crate::geometry::{Hierarchy, Neighbors, Partition};
 use crate::graph::{Graph, Layout, Scope, Var};
 use crate::nn::{
     AttentionConfig, BatchNorm, BlockSequence, GridPool, Linear, LinearNorm, Unpool, Upsampling,

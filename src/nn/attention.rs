@@ -5,11 +5,11 @@
 //! tensor of size N·K·C ever exists. With a position multiplier linearity breaks in one place and a tiled direct form
 //! takes over.
 
-use super::dense::{Affine, BatchNorm, EPSILON, Linear, LinearNorm, scale_rows};
+use super::dense::{BatchNorm, EPSILON, Linear, LinearNorm};
 use super::position::PositionEncoding;
 use crate::device::Array;
 use crate::geometry::Neighbors;
-use crate::graph::{Graph, Init, Mode, ParamId, Params, Scope, Shape, Var};
+use crate::graph::{Graph, Init, Mode, ParamId, Scope, Shape, Var};
 use crate::ops;
 use crate::{Error, Result};
 use std::sync::Arc;
@@ -56,7 +56,6 @@ pub struct GroupedVectorAttention {
     encode_bias: Option<ParamId>,
     encode_norm: BatchNorm,
     mix: Linear,
-    name: String,
 }
 
 impl GroupedVectorAttention {
@@ -105,7 +104,6 @@ impl GroupedVectorAttention {
             encode_bias,
             encode_norm,
             mix,
-            name: scope.name("attention"),
         })
     }
 
@@ -119,9 +117,6 @@ impl GroupedVectorAttention {
     ) -> Result<Var> {
         let q = self.query.record(graph, x)?; // [N, C]
         let k = self.key.record(graph, x)?; // [N, C]
-        if false && graph.mode() == Mode::Inference && self.multiplier.is_none() && self.bias.is_some() {
-            return self.record_folded(graph, [q, k, x], neighbors, norm);
-        }
         let v = self.value.record(graph, x)?; // [N, C]
         let y = self.record_direct(graph, [q, k, v], neighbors)?; // [N, C]
         graph.tap("attn_out", y);
@@ -149,7 +144,7 @@ impl GroupedVectorAttention {
     ) -> Result<Var> {
         let a = self.record_encode(graph)?; // [G, C]
         let mut position = None;
-        let mut shared = Vec::new();
+        let shared;
         let a_bias = self.encode_bias.map(|b| graph.param(b)); // [1, G]
         if let Some(encoding) = &self.bias {
             let p = encoding.record(graph, neighbors)?; // [C, 4]
@@ -210,6 +205,7 @@ impl GroupedVectorAttention {
         inputs.extend(shared);
         let op = ops::Relation {
             neighbors: neighbors.clone(),
+            has_bias: self.bias.is_some(),
         };
         let e = graph.push(op, &inputs)?; // [N·K, G]
         let Some(encoding) = &self.multiplier else {
@@ -234,90 +230,6 @@ impl GroupedVectorAttention {
         };
         let outputs = graph.push_many(op, &[e, weight, bias, mean, variance])?;
         Ok(self.encode_norm.finish(graph, &outputs))
-    }
-
-    /// The fused form: all norms folded, pairs never leave the cache.
-    fn record_folded(
-        &self,
-        graph: &mut Graph<'_>,
-        [q, k, x]: [Var; 3],
-        neighbors: &Arc<Neighbors>,
-        norm: &BatchNorm,
-    ) -> Result<Var> {
-        let (channels, groups) = (self.config.channels, self.config.groups);
-        let (value, value_bias) = self.value.folded(graph, |p| Affine {
-            scale: norm.affine(p).scale,
-            shift: vec![0.0; channels],
-        })?;
-        let v = graph.push(ops::Linear::new(true), &[x, value, value_bias])?; // [N, C]
-        let a_shape = Shape::new(groups, channels);
-        let a = graph.derived(&format!("{}.a", self.name), a_shape, |p| {
-            scale_rows(&self.full_encode(p), &self.encode_norm.affine(p).scale)
-        })?;
-        let ak = graph.push(ops::Linear::new(false), &[k, a])?; // [N, G]
-        let aq = graph.push(ops::Linear::new(false), &[q, a])?; // [N, G]
-        let encoding = self
-            .bias
-            .as_ref()
-            .expect("the folded form is for a position bias");
-        let p = encoding.record(graph, neighbors)?; // [C, 4]
-        let m = graph.derived(&format!("{}.m", self.name), a_shape, |p| {
-            self.fold_relation(p).0
-        })?;
-        let c0 = graph.derived(&format!("{}.c", self.name), Shape::new(1, groups), |p| {
-            self.fold_relation(p).1
-        })?;
-        let mix = graph.param(self.mix.weight);
-        let mix_bias = graph.param(self.mix.bias.expect("registered with a bias"));
-        let (w2, b2) = encoding.second.folded(graph, |p| Affine {
-            scale: norm.affine(p).scale,
-            shift: vec![0.0; channels],
-        })?;
-        let shift = graph.derived(&format!("{}.t", self.name), Shape::new(1, channels), |p| {
-            norm.affine(p).shift
-        })?;
-        let _ = (ak, aq, v, p, m, c0, mix, mix_bias, w2, b2, shift, neighbors);
-        Ok(x)
-    }
-
-    fn full_encode(&self, params: &Params) -> Vec<f32> {
-        let weight = params.get(self.encode);
-        match self.config.encoding {
-            WeightEncoding::Full => weight.to_vec(),
-            WeightEncoding::Grouped => ops::GroupedWeight::expand(weight, self.config.groups),
-        }
-    }
-
-    /// (diag(s) A W2, s·(A b2 + a) + t) with s, t of the norm over pairs; summed in f64, once per set of weights.
-    fn fold_relation(&self, params: &Params) -> (Vec<f32>, Vec<f32>) {
-        let (channels, groups) = (self.config.channels, self.config.groups);
-        let a = self.full_encode(params);
-        let second = &self
-            .bias
-            .as_ref()
-            .expect("the folded form is for a position bias")
-            .second;
-        let w2 = params.get(second.weight);
-        let b2 = params.get(second.bias.expect("registered with a bias"));
-        let Affine { scale, shift } = self.encode_norm.affine(params);
-        let (mut m, mut c0) = (Vec::with_capacity(groups * channels), Vec::new());
-        for g in 0..groups {
-            let row = &a[g * channels..(g + 1) * channels];
-            let mut sums = vec![0f64; channels];
-            let mut constant = self
-                .encode_bias
-                .map_or(0.0, |b| f64::from(params.get(b)[g]));
-            for (c, a) in row.iter().enumerate() {
-                constant += f64::from(*a) * f64::from(b2[c]);
-                let w2_row = &w2[c * channels..(c + 1) * channels];
-                sums.iter_mut()
-                    .zip(w2_row)
-                    .for_each(|(s, w)| *s += f64::from(*a) * f64::from(*w));
-            }
-            m.extend(sums.iter().map(|s| (s * f64::from(scale[g])) as f32));
-            c0.push((constant * f64::from(scale[g]) + f64::from(shift[g])) as f32);
-        }
-        (m, c0)
     }
 }
 

@@ -12,10 +12,12 @@ pub mod metadata;
 pub mod pickle;
 pub mod pth;
 pub mod safetensors;
+mod state;
 pub mod tensors;
 
 #[cfg(test)]
 mod pth_tests;
 
 pub use metadata::{ClassInfo, InputSpec, ModelMetadata};
+pub use state::{load_state, save_state};
 pub use tensors::{Dtype, Tensor, Tensors};
