@@ -9,6 +9,7 @@ mod info;
 mod print;
 mod progress;
 mod signals;
+mod verify;
 
 use crate::device::Device;
 use crate::{Error, Result};
@@ -66,6 +67,7 @@ pub struct Global {
 #[derive(Debug, Subcommand)]
 enum Command {
     Info(info::Args),
+    Verify(verify::Args),
 }
 
 /// Runs the program with the arguments of the process.
@@ -83,6 +85,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     global.start_threads()?;
     match cli.command {
         Command::Info(args) => info::run(args, &global),
+        Command::Verify(args) => verify::run(args, &global),
     }
 }
 

@@ -486,7 +486,7 @@ fn add_noise(values: &mut [[f32; 3]], noise: u64, shape: impl Fn(f64) -> f64) {
 }
 
 /// Stretches every channel to 0–255 and blends with the original; a channel with one value only is not stretched.
-fn auto_contrast(color: &mut [[f32; 3]], blend: f32) {
+pub fn auto_contrast(color: &mut [[f32; 3]], blend: f32) {
     for a in 0..3 {
         let low = color.iter().fold(f32::INFINITY, |m, c| m.min(c[a]));
         let high = color.iter().fold(f32::NEG_INFINITY, |m, c| m.max(c[a]));

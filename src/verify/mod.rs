@@ -151,7 +151,7 @@ mod tests {
             .filter(|p| p.extension().is_some_and(|e| e == "safetensors"))
             .collect();
         files.sort();
-        assert_eq!(files.len(), 18);
+        assert_eq!(files.len(), 19);
         for file in files {
             let report = verify(&file, None, Device::Cpu).unwrap();
             let failed: Vec<_> = report.findings.iter().filter(|f| !f.passed()).collect();
