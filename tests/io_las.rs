@@ -17,9 +17,26 @@ fn samples(folder: &str) -> Vec<PathBuf> {
     files
 }
 
+/// LAS samples, and LAZ ones where the build reads them.
+fn all_samples() -> Vec<PathBuf> {
+    let mut files = samples("las");
+    if cfg!(feature = "laz") {
+        files.extend(samples("laz"));
+    }
+    files
+}
+
+fn extensions() -> &'static [&'static str] {
+    if cfg!(feature = "laz") {
+        &["las", "laz"]
+    } else {
+        &["las"]
+    }
+}
+
 #[test]
 fn every_sample_reads_like_las_rs() {
-    for path in samples("las").into_iter().chain(samples("laz")) {
+    for path in all_samples() {
         let name = path.display().to_string();
         let scan = io::read(&path).unwrap_or_else(|e| panic!("{e}"));
         let mut twin = las::Reader::from_path(&path).unwrap_or_else(|e| panic!("{name}: {e}"));
@@ -99,8 +116,8 @@ fn stripped(record: &[u8], format_has_class_byte: bool, len: usize) -> Vec<u8> {
 #[test]
 fn labelling_changes_the_class_and_adds_the_confidence_and_nothing_else() {
     let folder = tempfile::tempdir().unwrap();
-    for path in samples("las").into_iter().chain(samples("laz")) {
-        for extension in ["las", "laz"] {
+    for path in all_samples() {
+        for extension in extensions() {
             let name = format!("{} to {extension}", path.display());
             let scan = io::read(&path).unwrap();
             let output = folder.path().join("out").with_extension(extension);
@@ -156,4 +173,164 @@ fn labelling_changes_the_class_and_adds_the_confidence_and_nothing_else() {
             }
         }
     }
+}
+
+#[test]
+fn unlabelled_copies_of_las_are_equal_byte_for_byte() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = folder.path().join("out.las");
+    for path in samples("las") {
+        let scan = io::read(&path).unwrap();
+        io::write_unlabelled(&output, &scan).unwrap();
+        if scan
+            .warnings
+            .iter()
+            .any(|w| w.kind == io::WarningKind::BoundingBox)
+        {
+            // A wrong bounding box is mended.
+            assert!(io::read(&output).unwrap().warnings.is_empty());
+            continue;
+        }
+        assert!(
+            std::fs::read(&path).unwrap() == std::fs::read(&output).unwrap(),
+            "{}",
+            path.display()
+        );
+    }
+}
+
+#[test]
+fn coordinate_systems_and_other_records_survive() {
+    let folder = tempfile::tempdir().unwrap();
+    for path in all_samples() {
+        for extension in extensions() {
+            let name = format!("{} to {extension}", path.display());
+            let output = folder.path().join("out").with_extension(extension);
+            let scan = io::read(&path).unwrap();
+            io::write(&output, &scan, &labels(scan.cloud.len())).unwrap();
+            let old = las::Reader::from_path(&path).unwrap();
+            let new = las::Reader::from_path(&output).unwrap();
+            let changes = |v: &las::Vlr| {
+                matches!(v.user_id.as_str(), "laszip encoded" | "copc")
+                    || v.user_id == "LASF_Spec" && matches!(v.record_id, 0 | 4 | 7)
+            };
+            let kept = |h: &las::Header| -> Vec<las::Vlr> {
+                (h.vlrs().iter().filter(|v| !changes(v)).cloned()).collect()
+            };
+            assert_eq!(kept(old.header()), kept(new.header()), "{name}");
+            let kept = |h: &las::Header| -> Vec<las::Vlr> {
+                (h.evlrs().iter().filter(|v| !changes(v)).cloned()).collect()
+            };
+            assert_eq!(kept(old.header()), kept(new.header()), "{name}");
+            assert_eq!(
+                old.header().transforms(),
+                new.header().transforms(),
+                "{name}"
+            );
+            assert_eq!(old.header().guid(), new.header().guid(), "{name}");
+            let lookup = new
+                .header()
+                .vlrs()
+                .iter()
+                .find(|v| v.user_id == "LASF_Spec" && v.record_id == 0);
+            let data = &lookup
+                .unwrap_or_else(|| panic!("{name}: no class names"))
+                .data;
+            assert_eq!(&data[2 * 16..2 * 16 + 7], b"\x02ground", "{name}");
+        }
+    }
+}
+
+#[test]
+fn class_codes_that_the_point_format_cannot_hold_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = folder.path().join("out.las");
+    std::fs::write(&output, "old").unwrap();
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/las/simple.las");
+    let scan = io::read(path).unwrap();
+    let mut labels = labels(scan.cloud.len());
+    labels.code[1000] = 32;
+    let fault = io::write(&output, &scan, &labels).unwrap_err();
+    assert!(
+        fault
+            .to_string()
+            .contains("class code 32 does not fit point format 3"),
+        "{fault}"
+    );
+    assert_eq!(fault.exit_code(), 2);
+    assert_eq!(std::fs::read(&output).unwrap(), b"old");
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+    // The same is known before any work is done.
+    assert!(io::check_output(&output, &scan, &[2, 32]).is_err());
+    assert!(io::check_output(&output, &scan, &[-1, 2, 31]).is_ok());
+    assert_eq!(std::fs::read(&output).unwrap(), b"old");
+}
+
+#[test]
+fn points_without_a_prediction_are_never_classified() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = folder.path().join("out.las");
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/las/spec_3.las");
+    let scan = io::read(path).unwrap();
+    let mut labels = labels(scan.cloud.len());
+    labels.code[0] = -1;
+    io::write(&output, &scan, &labels).unwrap();
+    assert_eq!(
+        io::read(&output).unwrap().cloud.labels().unwrap().code[0],
+        0
+    );
+}
+
+#[cfg(feature = "laz")]
+#[test]
+fn the_copc_index_goes_with_a_warning() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/laz/simple.copc.laz");
+    let scan = io::read(path).unwrap();
+    let output = folder.path().join("out.laz");
+    let warnings = io::write(&output, &scan, &labels(scan.cloud.len())).unwrap();
+    assert_eq!(warnings.len(), 1);
+    assert!(warnings[0].text.contains("COPC"), "{}", warnings[0]);
+    let twin = las::Reader::from_path(&output).unwrap();
+    assert!(
+        twin.header()
+            .vlrs()
+            .iter()
+            .chain(twin.header().evlrs())
+            .all(|v| v.user_id != "copc")
+    );
+}
+
+#[test]
+fn reading_in_small_pieces_gives_the_same_scan() {
+    for path in all_samples() {
+        let whole = io::read(&path).unwrap();
+        let mut reader = io::open(&path).unwrap();
+        let mut row = 0;
+        while let Some(chunk) = reader.next_chunk(97).unwrap() {
+            assert!((1..=97).contains(&chunk.cloud.len()));
+            for i in 0..chunk.cloud.len() {
+                assert_eq!(chunk.records.row(i), whole.records.row(row + i));
+            }
+            row += chunk.cloud.len();
+        }
+        assert_eq!(row, whole.cloud.len(), "{}", path.display());
+    }
+}
+
+#[test]
+fn the_output_may_replace_the_input() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("scan.las");
+    let sample = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/las/extrabytes.las");
+    std::fs::copy(sample, &path).unwrap();
+    let scan = io::read(&path).unwrap();
+    let n = scan.cloud.len();
+    io::write(&path, &scan, &labels(n)).unwrap();
+    let once = std::fs::read(&path).unwrap();
+    io::write(&path, &io::read(&path).unwrap(), &labels(n)).unwrap();
+    assert!(
+        once == std::fs::read(&path).unwrap(),
+        "a second run adds nothing"
+    );
 }

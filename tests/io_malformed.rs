@@ -100,7 +100,11 @@ const FILES: &[(&str, Expected)] = &[
 #[test]
 fn every_faulty_file_is_refused_or_read_with_a_warning() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/malformed");
-    for (name, expected) in FILES {
+    // Without LAZ, compressed files are refused for that.
+    let readable = FILES
+        .iter()
+        .filter(|(n, _)| cfg!(feature = "laz") || !n.ends_with(".laz"));
+    for (name, expected) in readable {
         let path = folder.join(name);
         match (io::read(&path), expected) {
             (Ok(scan), Ok((points, warnings))) => {

@@ -248,3 +248,153 @@ fn organised_clouds_stay_organised() {
     );
     assert!(text.contains("nan nan nan 0 -1 0\n"), "{text}");
 }
+
+/// Attributes that a target gives another name or type, and whether the values are the same.
+fn carried(from: &Column, to: &PointCloud, name: &str) -> bool {
+    let equal = |c: &Column| {
+        (0..from.len()).all(|i| {
+            let (a, b) = (from.get(i), c.get(i));
+            a == b || a.is_nan() && b.is_nan()
+        })
+    };
+    let widened = |c: &Column| (0..from.len()).all(|i| from.get(i) * 257.0 == c.get(i));
+    let names = [name.to_string(), format!("{name}_2")];
+    names
+        .iter()
+        .filter_map(|n| to.attribute(n))
+        .any(|c| equal(c) || widened(c))
+}
+
+#[test]
+fn every_format_carries_the_attributes_of_every_other() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut sources = vec![
+        "las/extrabytes.las",
+        "las/unregistered_extra_bytes.las",
+        "ply/derived_scannet_style_label_faces_le.ply",
+        "ply/derived_ign_double_utm_ascii.ply",
+        "pcd/derived_ign_rgb_label_binary.pcd",
+        "pcd/pcd-rs_demo_compressed.pcd",
+        "npy/1.2-with-color.npy",
+        "npy/xyz_label_f32_fortran_order.npy",
+    ];
+    let mut targets = vec!["las", "ply", "pcd", "npy"];
+    if cfg!(feature = "laz") {
+        sources.extend(["laz/crop_duplicate.laz", "laz/fullwave.laz"]);
+        targets.push("laz");
+    }
+    for source in &sources {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("tests/data")
+            .join(source);
+        let scan = io::read(&path).unwrap();
+        // As if the points came from nowhere: the same format is written afresh too.
+        let scan = Scan::from(scan.cloud);
+        for target in &targets {
+            let name = format!("{source} to {target}");
+            let output = folder.path().join("out").with_extension(target);
+            let labels = labels(scan.cloud.len());
+            io::check_output(&output, &scan, &labels.code).unwrap();
+            io::write(&output, &scan, &labels).unwrap_or_else(|e| panic!("{name}: {e}"));
+            let back = io::read(&output)
+                .unwrap_or_else(|e| panic!("{name}: {e}"))
+                .cloud;
+            assert_eq!(back.len(), scan.cloud.len(), "{name}");
+            let is_las = target.starts_with("la");
+            for (a, b) in scan.cloud.coord.iter().zip(&back.coord) {
+                let off = (0..3).map(|i| (a[i] - b[i]).abs()).fold(0.0, f64::max);
+                assert!(
+                    off <= if is_las { 0.0005001 } else { 0.0 },
+                    "{name}: {a:?} {b:?}"
+                );
+            }
+            for a in &scan.cloud.attributes {
+                let replaced = a.name == "label";
+                let packed = is_las && a.name == "rgb";
+                assert!(
+                    replaced || packed || carried(&a.column, &back, &a.name),
+                    "{name}: {}",
+                    a.name
+                );
+            }
+            assert_eq!(scan.cloud.colors(), back.colors(), "{name}");
+            let codes = labels.code.iter().map(|&c| i64::from(c));
+            let written = back
+                .labels_of(if is_las { "classification" } else { "label" })
+                .unwrap();
+            let want: Vec<i64> = codes.map(|c| if is_las { c.max(0) } else { c }).collect();
+            assert_eq!(written.code, want, "{name}");
+        }
+    }
+}
+
+#[test]
+fn las_refuses_points_without_coordinates() {
+    let folder = tempfile::tempdir().unwrap();
+    let path =
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/malformed/pcd_organised_nan_ok.pcd");
+    let scan = io::read(path).unwrap();
+    let output = folder.path().join("out.las");
+    let early = io::check_output(&output, &scan, &[1])
+        .unwrap_err()
+        .to_string();
+    assert!(
+        early.contains("14 points have no usable coordinates"),
+        "{early}"
+    );
+    let late = io::write(&output, &scan, &labels(40))
+        .unwrap_err()
+        .to_string();
+    assert!(late.contains("point 0 has the coordinate NaN"), "{late}");
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn ply_reads_like_ply_rs_bw() {
+    use ply_rs_bw::{parser::Parser, ply::DefaultElement, ply::Property};
+    let number = |p: &Property| match *p {
+        Property::Char(x) => f64::from(x),
+        Property::UChar(x) => f64::from(x),
+        Property::Short(x) => f64::from(x),
+        Property::UShort(x) => f64::from(x),
+        Property::Int(x) => f64::from(x),
+        Property::UInt(x) => f64::from(x),
+        Property::Float(x) => f64::from(x),
+        Property::Double(x) => x,
+        _ => panic!("a list"),
+    };
+    let mut compared = 0;
+    for (path, scan) in clouds() {
+        if scan.source.format_name() != Some("PLY") {
+            continue;
+        }
+        let mut file = std::io::BufReader::new(std::fs::File::open(&path).unwrap());
+        let Ok(twin) = Parser::<DefaultElement>::new().read_ply(&mut file) else {
+            // The twin wants some headers more strictly.
+            continue;
+        };
+        let rows = &twin.payload["vertex"];
+        assert_eq!(rows.len(), scan.cloud.len(), "{}", path.display());
+        for (i, row) in rows.iter().enumerate() {
+            for (axis, name) in ["x", "y", "z"].into_iter().enumerate() {
+                let (a, b) = (number(&row[name]), scan.cloud.coord[i][axis]);
+                // Text keeps more digits than the twin's floats.
+                assert!(
+                    a == b || a == f64::from(b as f32),
+                    "{} {i}: {a} {b}",
+                    path.display()
+                );
+            }
+            for a in &scan.cloud.attributes {
+                assert_eq!(
+                    number(&row[a.name.as_str()]),
+                    a.column.get(i),
+                    "{} {i}",
+                    path.display()
+                );
+            }
+        }
+        compared += 1;
+    }
+    assert!(compared > 15, "{compared}");
+}

@@ -54,6 +54,8 @@ pub struct Format {
     pub open: fn(Input) -> Result<Box<dyn Reader>>,
     /// Starts writing.
     pub create: fn(Atomic, &Output<'_>) -> Result<Box<dyn Writer>>,
+    /// Says why this format cannot hold a scan with these class codes.
+    pub check: fn(&Scan, &[i32]) -> std::result::Result<(), String>,
 }
 
 /// All formats.
@@ -233,6 +235,21 @@ pub fn coordinate_warnings(cloud: &PointCloud) -> Vec<Warning> {
 pub fn create(path: impl AsRef<Path>, plan: &Output<'_>) -> Result<Box<dyn Writer>> {
     let path = path.as_ref();
     (format_of_name(path)?.create)(Atomic::create(path)?, plan)
+}
+
+/// Finds out before the work is done whether [`write`] can succeed: whether the name asks for a known format, the
+/// folder can be written, and the format holds the points of the scan and the class codes.
+pub fn check_output(path: impl AsRef<Path>, scan: &Scan, codes: &[i32]) -> Result<()> {
+    let path = path.as_ref();
+    let format = format_of_name(path)?;
+    (format.check)(scan, codes).map_err(|fault| Error::unusable(path, fault))?;
+    // The file is made and goes at once: only the system knows what it allows.
+    Atomic::create(path).map(drop)
+}
+
+/// For formats that hold anything.
+fn holds_everything(_scan: &Scan, _codes: &[i32]) -> std::result::Result<(), String> {
+    Ok(())
 }
 
 /// Writes a whole scan with its labels; returns what could not be kept.

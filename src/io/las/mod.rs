@@ -36,6 +36,7 @@ pub const LAS: super::Format = super::Format {
     detect: |head| head.starts_with(b"LASF") && !is_compressed(head),
     open,
     create: |output, plan| writer::create(output, plan, writer::Packing::Plain),
+    check: writer::check,
 };
 
 /// LAZ in the list of formats.
@@ -45,6 +46,7 @@ pub const LAZ: super::Format = super::Format {
     detect: |head| head.starts_with(b"LASF") && is_compressed(head),
     open,
     create: create_compressed,
+    check: check_compressed,
 };
 
 fn is_compressed(head: &[u8]) -> bool {
@@ -53,6 +55,14 @@ fn is_compressed(head: &[u8]) -> bool {
 
 fn open(input: Input) -> Result<Box<dyn Reader>> {
     Ok(Box::new(reader::LasReader::open(input)?))
+}
+
+#[cfg(feature = "laz")]
+use writer::check as check_compressed;
+
+#[cfg(not(feature = "laz"))]
+fn check_compressed(_: &super::Scan, _: &[i32]) -> std::result::Result<(), String> {
+    Err(NO_LAZ.into())
 }
 
 #[cfg(feature = "laz")]
@@ -66,11 +76,11 @@ fn create_compressed(output: Atomic, _plan: &Output<'_>) -> Result<Box<dyn Write
 }
 
 #[cfg(not(feature = "laz"))]
+const NO_LAZ: &str = "this build has no LAZ; rebuild with the feature `laz` or use LAS";
+
+#[cfg(not(feature = "laz"))]
 fn no_laz(path: &std::path::Path) -> crate::Error {
-    crate::Error::unusable(
-        path,
-        "this build has no LAZ; rebuild with the feature `laz` or use LAS",
-    )
+    crate::Error::unusable(path, NO_LAZ)
 }
 
 /// Everything in a LAS file besides the point records.

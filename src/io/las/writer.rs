@@ -5,7 +5,7 @@ use std::io::Seek;
 use crate::cloud::PointCloud;
 use crate::io::atomic::Atomic;
 use crate::io::input::read_le;
-use crate::io::scan::{Labels, Output, Records, Source as AnySource, Warning, Writer};
+use crate::io::scan::{Labels, Output, Records, Scan, Source as AnySource, Warning, Writer};
 use crate::io::{check_batch, check_total};
 use crate::{Error, Result};
 
@@ -58,7 +58,8 @@ impl Frame {
         let tail = &self.tail;
         let moved = |at: u64| match at.checked_sub(tail.start) {
             Some(inside) if inside < tail.bytes.len() as u64 => start + inside,
-            _ => 0,
+            // A place that never was inside the file says as much as before.
+            _ => at,
         };
         if self.header[25] >= 3 && self.header.len() >= 235 {
             let at = moved(read_le!(self.header, 227, u64));
@@ -137,6 +138,24 @@ pub(super) fn create(
 
 pub(super) fn put(bytes: &mut [u8], at: usize, value: &[u8]) {
     bytes[at..at + value.len()].copy_from_slice(value);
+}
+
+/// Says why LAS cannot hold a scan with these class codes.
+pub(super) fn check(scan: &Scan, codes: &[i32]) -> std::result::Result<(), String> {
+    let format = match &scan.source {
+        AnySource::Las(source) => source.header.format,
+        _ => {
+            let lost = scan.cloud.len() - scan.cloud.usable_rows().len();
+            if lost > 0 {
+                return Err(format!(
+                    "{lost} points have no usable coordinates, which LAS cannot hold; write PLY or PCD instead"
+                ));
+            }
+            6
+        }
+    };
+    let mut record = vec![0; layout::record_len(format).expect("formats are checked on reading")];
+    (codes.iter()).try_for_each(|&code| set_class(&mut record, format, code))
 }
 
 /// Sets the class of a record. A negative code stands for a point without a prediction and is stored as 0, which LAS

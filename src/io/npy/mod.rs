@@ -34,6 +34,7 @@ pub const FORMAT: super::Format = super::Format {
     detect: |head| head.starts_with(b"\x93NUMPY"),
     open,
     create,
+    check: super::holds_everything,
 };
 
 /// Type and memory order of the array that was read.

@@ -28,6 +28,7 @@ pub const FORMAT: super::Format = super::Format {
     detect: header::is_pcd,
     open,
     create,
+    check: super::holds_everything,
 };
 
 /// The header of the file that was read.

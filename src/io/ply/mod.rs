@@ -26,6 +26,7 @@ pub const FORMAT: super::Format = super::Format {
     detect: |head| head.starts_with(b"ply") && head.get(3).is_none_or(u8::is_ascii_whitespace),
     open,
     create,
+    check: super::holds_everything,
 };
 
 /// Everything in a PLY file besides the points.
