@@ -13,7 +13,7 @@
 //! statistics flows through mean and variance. Saves: μ and 1/√(σ² + ε). Reads x, γ, β. Memory: O(C). Time: O(N·C).
 //! Errors: batch statistics of a single row.
 
-use super::statistics::{Moments, Statistics, check_inputs, coefficients, running};
+use super::statistics::{Statistics, check_inputs, coefficients, moments};
 use crate::Result;
 use crate::device::simd::{Kernel, Simd, dispatch};
 use crate::device::{Device, parallel};
@@ -53,7 +53,7 @@ impl Kernel for Apply<'_> {
             let affine = self.scale.iter().zip(self.shift);
             for ((y, x), (s, t)) in y.iter_mut().zip(x).zip(affine) {
                 let z = s * x + t;
-                *y = if z > floor { z } else { floor };
+                *y = if z < floor { floor } else { z }; // NaN stays NaN
             }
         }
     }
@@ -78,6 +78,17 @@ struct Channel<'a> {
 }
 
 impl Channel<'_> {
+    /// The same with slices of exactly `cols` values, which spares the loops their bounds checks.
+    #[inline(always)]
+    fn first(self, cols: usize) -> Self {
+        Channel {
+            scale: &self.scale[..cols],
+            shift: &self.shift[..cols],
+            mean: &self.mean[..cols],
+            relu: self.relu,
+        }
+    }
+
     /// The gradient before the ReLU; the same arithmetic as forward decides.
     #[inline(always)]
     fn pass(&self, c: usize, x: f32, d_y: f32) -> f32 {
@@ -95,12 +106,13 @@ impl Kernel for Sums<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, _: S) {
         let cols = self.sum.len();
+        let (channel, product) = (self.channel.first(cols), &mut self.product[..cols]);
         let rows = self.x.chunks_exact(cols).zip(self.d_y.chunks_exact(cols));
         for (x, d_y) in rows {
             for c in 0..cols {
-                let g = self.channel.pass(c, x[c], d_y[c]);
+                let g = channel.pass(c, x[c], d_y[c]);
                 self.sum[c] += g;
-                self.product[c] += g * (x[c] - self.channel.mean[c]);
+                product[c] += g * (x[c] - channel.mean[c]);
             }
         }
     }
@@ -122,12 +134,13 @@ impl Kernel for Spread<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, _: S) {
         let cols = self.a.len();
+        let (channel, b) = (self.channel.first(cols), &self.b[..cols]);
         let rows = self.x.chunks_exact(cols).zip(self.d_y.chunks_exact(cols));
         for ((x, d_y), d_x) in rows.zip(self.d_x.chunks_exact_mut(cols)) {
             for c in 0..cols {
-                let g = self.channel.pass(c, x[c], d_y[c]);
-                let centred = x[c] - self.channel.mean[c];
-                d_x[c] += self.channel.scale[c] * g + self.a[c] * centred + self.b[c];
+                let g = channel.pass(c, x[c], d_y[c]);
+                let centred = x[c] - channel.mean[c];
+                d_x[c] += channel.scale[c] * g + self.a[c] * centred + b[c];
             }
         }
     }
@@ -174,10 +187,7 @@ impl BatchNorm {
     fn cpu_forward(&self, io: &mut Forward<'_>) {
         let Shape { rows, cols } = io.shape(0);
         let x = io.input(0);
-        let moments = match self.statistics {
-            Statistics::Batch => Moments::of(x, cols),
-            Statistics::Running => running(io.input(3), io.input(4)),
-        };
+        let moments = moments(self.statistics, x, cols, io.input(3), io.input(4));
         if self.statistics == Statistics::Batch {
             moments.store(rows, io.output(1), io.output(2));
         }
@@ -272,7 +282,9 @@ impl BatchNorm {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::graph::check::{Check, spread};
+    use crate::geometry::golden::Golden;
+    use crate::graph::check::{Check, assert_close, spread};
+    use crate::ops::reference::run;
 
     fn naive(x: &[Vec<f64>], cols: usize, batch: bool, relu: bool) -> Vec<Vec<f64>> {
         let n = (x[0].len() / cols) as f64;
@@ -326,6 +338,68 @@ mod tests {
         check(60, 5, Statistics::Running, true);
         check(1, 5, Statistics::Running, true);
         check(0, 5, Statistics::Running, false);
+    }
+
+    #[test]
+    fn agrees_with_the_reference() {
+        for name in ["op_batchnorm_2d", "op_batchnorm_3d"] {
+            let golden = Golden::open(name);
+            let x = golden.f32("input.x");
+            let vector = |key: &str| (Shape::new(1, 10), golden.f32(&format!("state.norm.{key}")));
+            let keys = ["weight", "bias", "running_mean", "running_var"];
+            let mut inputs = vec![(Shape::new(x.len() / 10, 10), x)];
+            inputs.extend(keys.map(vector));
+            for (mode, statistics) in [("eval", Statistics::Running), ("train", Statistics::Batch)]
+            {
+                let op = BatchNorm {
+                    statistics,
+                    relu: false,
+                    epsilon: 1e-5,
+                };
+                let read = |key: &str| golden.f32(&format!("{mode}.{key}"));
+                let (outputs, gradients) = run(op, &inputs, read("upstream.y"));
+                let close = |got: &[f32], key: &str| assert_close(got, &read(key), 2e-6, key);
+                close(&outputs[0], "out.y");
+                let wanted = ["input.x", "param.norm.weight", "param.norm.bias"];
+                for (got, key) in gradients.iter().zip(wanted) {
+                    close(got.as_ref().unwrap(), &format!("grad.{key}"));
+                }
+                for (batch, key) in outputs[1..].iter().zip(["running_mean", "running_var"]) {
+                    let before = vector(key).1;
+                    let moved = before.iter().zip(batch).map(|(r, b)| 0.9 * r + 0.1 * b);
+                    let moved: Vec<f32> = moved.collect();
+                    close(&moved, &format!("buffer_after.norm.{key}"));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn an_empty_batch_leaves_the_running_statistics_alone() {
+        let op = BatchNorm {
+            statistics: Statistics::Batch,
+            relu: true,
+            epsilon: 1e-5,
+        };
+        let vector = |value| (Shape::new(1, 2), vec![value; 2]);
+        let mut inputs = vec![(Shape::new(0, 2), Vec::new())];
+        inputs.extend([1.0, 0.0, 3.0, 4.0].map(vector));
+        let (outputs, gradients) = run(op, &inputs, Vec::new());
+        assert_eq!(outputs[1..], [[3.0; 2], [4.0; 2]]);
+        assert_eq!(gradients[1].as_ref().unwrap()[..], [0.0; 2]);
+    }
+
+    #[test]
+    fn a_value_that_is_not_a_number_is_not_hidden() {
+        let op = BatchNorm {
+            statistics: Statistics::Running,
+            relu: true,
+            epsilon: 1e-5,
+        };
+        let vector = |value| (Shape::new(1, 1), vec![value]);
+        let mut inputs = vec![vector(f32::NAN)];
+        inputs.extend([1.0, 0.0, 0.0, 1.0].map(vector));
+        assert!(run(op, &inputs, vec![1.0]).0[0][0].is_nan());
     }
 
     #[test]

@@ -12,6 +12,8 @@ use crate::{Error, Result};
 
 /// Rows of one parallel chunk.
 const ROWS: usize = 256;
+/// Values of one parallel chunk.
+const VALUES: usize = 1 << 12;
 
 /// Drops single values with probability `rate`.
 #[derive(Debug, Clone, Copy)]
@@ -35,24 +37,47 @@ fn plan(op: &str, rate: f32, inputs: &[Shape]) -> Result<Plan> {
     }
 }
 
-/// Writes or adds the masked rows of `x`.
-fn mask(
-    x: &[f32],
-    y: &mut [f32],
-    cols: usize,
+/// Writes or adds `x`, every value or every row times its factor.
+struct Mask {
+    random: Random,
+    rate: f32,
     add: bool,
-    factor: impl Fn(usize, usize) -> f32 + Sync,
-) {
-    parallel::for_each_rows(y, cols, ROWS, |first, y| {
-        let x = &x[first * cols..];
-        let rows = y.chunks_exact_mut(cols).zip(x.chunks_exact(cols));
-        for (i, (y, x)) in rows.enumerate() {
-            for (c, (y, x)) in y.iter_mut().zip(x).enumerate() {
-                let kept = x * factor(first + i, c);
-                *y = if add { *y + kept } else { kept };
+}
+
+impl Mask {
+    fn factor(&self, index: usize) -> f32 {
+        keep(self.random, self.rate, index as u64)
+    }
+
+    fn put(&self, y: &mut f32, x: f32) {
+        *y = if self.add { *y + x } else { x };
+    }
+
+    fn values(&self, x: &[f32], y: &mut [f32]) {
+        parallel::for_each_rows(y, 1, VALUES, |first, y| {
+            for (i, (y, x)) in y.iter_mut().zip(&x[first..]).enumerate() {
+                self.put(y, x * self.factor(first + i));
             }
-        }
-    });
+        });
+    }
+
+    fn rows(&self, x: &[f32], y: &mut [f32], cols: usize) {
+        parallel::for_each_rows(y, cols, ROWS, |first, y| {
+            let rows = y
+                .chunks_exact_mut(cols)
+                .zip(x[first * cols..].chunks_exact(cols));
+            for (i, (y, x)) in rows.enumerate() {
+                let factor = self.factor(first + i);
+                y.iter_mut()
+                    .zip(x)
+                    .for_each(|(y, x)| self.put(y, x * factor));
+            }
+        });
+    }
+}
+
+fn mask(random: Random, rate: f32, add: bool) -> Mask {
+    Mask { random, rate, add }
 }
 
 fn keep(random: Random, rate: f32, index: u64) -> f32 {
@@ -73,22 +98,16 @@ impl Op for Dropout {
     }
 
     fn forward(&self, io: &mut Forward<'_>) -> Result<()> {
-        let (cols, random, rate) = (io.shape(0).cols, io.random(), self.rate);
         match io.device() {
-            Device::Cpu => mask(io.input(0), io.output(0), cols, false, |row, c| {
-                keep(random, rate, (row * cols + c) as u64)
-            }),
+            Device::Cpu => mask(io.random(), self.rate, false).values(io.input(0), io.output(0)),
         }
         Ok(())
     }
 
     fn backward(&self, io: &mut Backward<'_>) -> Result<()> {
-        let (cols, random, rate) = (io.shape(0).cols, io.random(), self.rate);
         if let (Some(d_y), Some(d_x)) = (io.d_output(0), io.d_input(0)) {
             match io.device() {
-                Device::Cpu => mask(d_y, d_x, cols, true, |row, c| {
-                    keep(random, rate, (row * cols + c) as u64)
-                }),
+                Device::Cpu => mask(io.random(), self.rate, true).values(d_y, d_x),
             }
         }
         Ok(())
@@ -105,33 +124,23 @@ impl Op for DropPath {
     }
 
     fn forward(&self, io: &mut Forward<'_>) -> Result<()> {
-        let factors = self.factors(io.random(), io.shape(0).rows);
         let cols = io.shape(0).cols;
         match io.device() {
-            Device::Cpu => mask(io.input(0), io.output(0), cols, false, |row, _| {
-                factors[row]
-            }),
+            Device::Cpu => {
+                mask(io.random(), self.rate, false).rows(io.input(0), io.output(0), cols);
+            }
         }
         Ok(())
     }
 
     fn backward(&self, io: &mut Backward<'_>) -> Result<()> {
-        let factors = self.factors(io.random(), io.shape(0).rows);
         let cols = io.shape(0).cols;
         if let (Some(d_y), Some(d_x)) = (io.d_output(0), io.d_input(0)) {
             match io.device() {
-                Device::Cpu => mask(d_y, d_x, cols, true, |row, _| factors[row]),
+                Device::Cpu => mask(io.random(), self.rate, true).rows(d_y, d_x, cols),
             }
         }
         Ok(())
-    }
-}
-
-impl DropPath {
-    fn factors(&self, random: Random, rows: usize) -> Vec<f32> {
-        (0..rows)
-            .map(|row| keep(random, self.rate, row as u64))
-            .collect()
     }
 }
 
@@ -161,8 +170,8 @@ mod tests {
 
     #[test]
     fn the_share_of_dropped_rows_is_the_rate() {
-        let factors = DropPath { rate: 0.3 }.factors(Random::new(1, 1), 10_000);
-        let dropped = factors.iter().filter(|f| **f == 0.0).count();
+        let mask = mask(Random::new(1, 1), 0.3, false);
+        let dropped = (0..10_000).filter(|row| mask.factor(*row) == 0.0).count();
         assert!((2_800..3_200).contains(&dropped), "{dropped}");
     }
 

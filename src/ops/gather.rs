@@ -9,8 +9,9 @@
 //! | y | [M, C] | gathered rows |
 //!
 //! Backward: dx[s] = Σ dy[i] over the i that use s, in ascending order, by the inverse list. Saves and reads nothing.
-//! Errors: the inverse list is not that of S rows.
+//! Errors: an index of S or more; inverse lists of other than S rows, or of places that the index does not have.
 
+use crate::device::simd::{Kernel, Simd, dispatch};
 use crate::device::{Array, Device, parallel};
 use crate::geometry::{MISSING, Ragged};
 use crate::graph::{Backward, Forward, Op, Plan, Shape};
@@ -46,6 +47,14 @@ impl Op for Gather {
             let fault = format!("{x} but the index is made for {} rows", self.inverse.len());
             return Err(Error::shape("gather", fault));
         }
+        let known = |row: u32| row == MISSING || (row as usize) < x.rows;
+        if let Some(at) = self.index.iter().position(|row| !known(*row)) {
+            let fault = format!("{x} has no row {} (entry {at})", self.index[at]);
+            return Err(Error::shape("gather", fault));
+        }
+        self.inverse
+            .check(self.index.len())
+            .map_err(|e| Error::shape("gather", e.to_string()))?;
         Ok(Plan::of(Shape::new(self.index.len(), x.cols)))
     }
 
@@ -73,38 +82,58 @@ impl Op for Gather {
             return Ok(());
         };
         match io.device() {
-            Device::Cpu => add_listed_rows(d_x, io.shape(0).cols, &self.inverse, d_y, |_| (1, 1.0)),
+            Device::Cpu => {
+                add_listed_rows(d_x, io.shape(0).cols, &self.inverse, d_y, |_, _| (1, 1.0))
+            }
         }
         Ok(())
     }
 }
 
 /// For every row s of `out`, adds the rows of `x` that list s names. An entry e stands for row e / k, times a weight,
-/// where `(k, weight) = entry(e)`.
+/// where `(k, weight) = entry(e, s)`.
 pub(super) fn add_listed_rows(
     out: &mut [f32],
     cols: usize,
     lists: &Ragged,
     x: &[f32],
-    entry: impl Fn(usize) -> (usize, f32) + Sync,
+    entry: impl Fn(usize, usize) -> (usize, f32) + Sync,
 ) {
     parallel::for_each_rows(out, cols, 64, |first, rows| {
-        for (s, row) in rows.chunks_exact_mut(cols).enumerate() {
+        for (s, sum) in rows.chunks_exact_mut(cols).enumerate() {
             for &e in lists.list(first + s) {
-                let (k, weight) = entry(e as usize);
-                let source = &x[e as usize / k * cols..][..cols];
-                row.iter_mut()
-                    .zip(source)
-                    .for_each(|(y, x)| *y += weight * x);
+                let (k, weight) = entry(e as usize, first + s);
+                let row = &x[e as usize / k * cols..][..cols];
+                dispatch(AddRow { sum, row, weight });
             }
         }
     });
 }
 
+/// sum += weight · row
+pub(super) struct AddRow<'a> {
+    pub sum: &'a mut [f32],
+    pub row: &'a [f32],
+    pub weight: f32,
+}
+
+impl Kernel for AddRow<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, _: S) {
+        for (sum, x) in self.sum.iter_mut().zip(self.row) {
+            *sum += self.weight * x;
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::graph::check::Check;
+    use crate::geometry::golden::Golden;
+    use crate::graph::check::{Check, assert_close};
+    use crate::ops::reference::run;
 
     #[test]
     fn matches_naive_with_missing_rows() {
@@ -126,9 +155,32 @@ mod tests {
     }
 
     #[test]
+    fn agrees_with_the_reference() {
+        let golden = Golden::open("op_grouping");
+        let index: Vec<u32> = golden.i32("idx").iter().map(|i| *i as u32).collect(); // −1 is MISSING
+        let inverse = Ragged::inverse(&index, 159).unwrap();
+        let op = Gather::new(Array::from(index), inverse);
+        // the stored gradient is that of both outputs; the second is a position followed by the feature
+        let both = golden.f32("upstream");
+        let second = golden.f32("upstream_xyz");
+        let features = second.chunks(15).flat_map(|row| &row[3..]);
+        let upstream = both.iter().zip(features).map(|(a, b)| a + b).collect();
+        let feat = (Shape::new(159, 12), golden.f32("feat"));
+        let (outputs, gradients) = run(op, &[feat], upstream);
+        assert_eq!(outputs[0], golden.f32("out"));
+        let d_x = gradients[0].as_ref().unwrap();
+        assert_close(d_x, &golden.f32("grad_feat"), 1e-6, "gradient");
+    }
+
+    #[test]
     fn a_list_for_other_rows_is_refused() {
         let inverse = Ragged::inverse(&[0, 1], 2).unwrap();
         let op = Gather::new(Array::from(vec![0, 1]), inverse);
         assert!(op.plan(&[Shape::new(3, 1)]).is_err());
+        let inverse = Ragged::inverse(&[0, 1], 2).unwrap();
+        let op = Gather::new(Array::from(vec![0, 2]), inverse.clone());
+        assert!(op.plan(&[Shape::new(2, 1)]).is_err());
+        let op = Gather::new(Array::from(vec![0]), inverse);
+        assert!(op.plan(&[Shape::new(2, 1)]).is_err());
     }
 }

@@ -10,7 +10,8 @@
 //!
 //! Backward: dx[s] = Σ w dy[i] over the stencils that use s, in ascending order. Saves and reads nothing.
 
-use super::gather::add_listed_rows;
+use super::gather::{AddRow, add_listed_rows};
+use crate::device::simd::dispatch;
 use crate::device::{Device, parallel};
 use crate::geometry::Interpolation;
 use crate::graph::{Backward, Forward, Op, Plan, Shape};
@@ -63,7 +64,11 @@ impl Op for Interpolate {
                         for slot in (first + i) * k..(first + i + 1) * k {
                             let weight = self.stencil.weight[slot];
                             let row = &x[self.stencil.index[slot] as usize * cols..][..cols];
-                            y.iter_mut().zip(row).for_each(|(y, x)| *y += weight * x);
+                            dispatch(AddRow {
+                                sum: y,
+                                row,
+                                weight,
+                            });
                         }
                     }
                 });
@@ -79,7 +84,7 @@ impl Op for Interpolate {
         let stencil = &self.stencil;
         match io.device() {
             Device::Cpu => {
-                add_listed_rows(d_x, io.shape(0).cols, stencil.transposed(), d_y, |e| {
+                add_listed_rows(d_x, io.shape(0).cols, stencil.transposed(), d_y, |e, _| {
                     (stencil.k, stencil.weight[e])
                 });
             }
@@ -91,7 +96,29 @@ impl Op for Interpolate {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::graph::check::{Check, spread};
+    use crate::geometry::golden::Golden;
+    use crate::graph::check::{Check, assert_close, spread};
+    use crate::ops::reference::run;
+
+    #[test]
+    fn agrees_with_the_reference() {
+        let golden = Golden::open("op_interpolation");
+        for scale in ["room", "wide"] {
+            let stencil = Interpolation::new(
+                &golden.points(&format!("{scale}.new_coord")),
+                &golden.offsets("new_offset"),
+                &golden.points(&format!("{scale}.coord")),
+                &golden.offsets("offset"),
+            );
+            let op = Interpolate::new(Arc::new(stencil.unwrap()));
+            let feat = (Shape::new(42, 10), golden.f32("feat"));
+            let (outputs, gradients) = run(op, &[feat], golden.f32("upstream"));
+            let want = golden.f32(&format!("{scale}.out"));
+            assert_close(&outputs[0], &want, 2e-6, scale);
+            let want = golden.f32(&format!("{scale}.grad_feat"));
+            assert_close(gradients[0].as_ref().unwrap(), &want, 2e-6, scale);
+        }
+    }
 
     #[test]
     fn matches_naive() {

@@ -19,10 +19,15 @@ use crate::device::{Device, parallel};
 use crate::graph::{Backward, Forward, Op, Plan, Shape};
 use crate::{Error, Result};
 
-/// Rows whose input and output stay in the second-level cache.
+/// Most rows of a chunk: input and output stay in the second-level cache.
 const ROWS: usize = 256;
 /// Fewest rows that are worth a partial sum of their own.
 const PART_ROWS: usize = 1024;
+
+/// Rows of one parallel chunk: small enough for every thread to get some, large enough to pay for packing W.
+fn chunk(rows: usize) -> usize {
+    rows.div_ceil(16).next_multiple_of(16).clamp(32, ROWS)
+}
 
 /// What follows the product.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,8 +67,13 @@ impl Linear {
         (self.epilogue == Epilogue::AddRelu).then_some(2 + usize::from(self.bias))
     }
 
+    /// Partial sums of the weight gradient. Short matrices have none: their threads share out the rows of W instead,
+    /// since partial sums of wide weights would be larger than everything else.
     fn parts(rows: usize) -> usize {
-        rows.div_ceil(PART_ROWS).clamp(1, parallel::PARTIALS)
+        match rows.div_ceil(PART_ROWS) {
+            0..4 => 0,
+            parts => parts.min(parallel::PARTIALS),
+        }
     }
 }
 
@@ -98,7 +108,7 @@ impl Op for Linear {
         let rectified = self.epilogue != Epilogue::Nothing;
         let masked = if rectified { y.len() } else { 0 };
         Ok(Plan {
-            backward_scratch: masked + Self::parts(x.rows) * (w.len() + w.rows),
+            backward_scratch: masked + Self::parts(x.rows) * w.len() + parallel::PARTIALS * w.rows,
             reads_inputs: vec![0, 1],
             reads_outputs: if rectified { vec![0] } else { Vec::new() },
             ..Plan::of(y)
@@ -145,7 +155,7 @@ impl Kernel for Finish<'_> {
         if self.relu {
             self.y
                 .iter_mut()
-                .for_each(|y| *y = if *y > 0.0 { *y } else { 0.0 });
+                .for_each(|y| *y = if *y < 0.0 { 0.0 } else { *y }); // NaN stays NaN
         }
     }
 }
@@ -174,20 +184,25 @@ impl Linear {
         let bias = self.bias.then(|| io.input(2));
         let residual = self.residual().map(|r| io.input(r));
         let relu = self.epilogue != Epilogue::Nothing;
-        parallel::for_each_rows(io.output(0), outputs, ROWS, |first, y| {
-            let rows = y.len() / outputs;
-            let x = View::new(&x[first * inputs..], rows, inputs);
-            let w = View::new(w, outputs, inputs).transposed();
-            product(ViewMut::new(y, rows, outputs), x, w, Store::Replace);
-            let residual = residual.map(|r| &r[first * outputs..]);
-            dispatch(Finish {
-                y,
-                bias,
-                residual,
-                outputs,
-                relu,
-            });
-        });
+        parallel::for_each_rows(
+            io.output(0),
+            outputs,
+            chunk(io.shape(0).rows),
+            |first, y| {
+                let rows = y.len() / outputs;
+                let x = View::new(&x[first * inputs..], rows, inputs);
+                let w = View::new(w, outputs, inputs).transposed();
+                product(ViewMut::new(y, rows, outputs), x, w, Store::Replace);
+                let residual = residual.map(|r| &r[first * outputs..]);
+                dispatch(Finish {
+                    y,
+                    bias,
+                    residual,
+                    outputs,
+                    relu,
+                });
+            },
+        );
     }
 
     fn cpu_backward(&self, io: &mut Backward<'_>) {
@@ -217,7 +232,7 @@ impl Linear {
         }
         if let Some(d_x) = io.d_input(0) {
             let w = io.input(1);
-            parallel::for_each_rows(d_x, inputs, ROWS, |first, d_x| {
+            parallel::for_each_rows(d_x, inputs, chunk(n), |first, d_x| {
                 let rows = d_x.len() / inputs;
                 let d_z = View::new(&d_z[first * outputs..], rows, outputs);
                 let w = View::new(w, outputs, inputs);
@@ -227,43 +242,43 @@ impl Linear {
         self.cpu_backward_weights(io, d_z, partials);
     }
 
-    /// dW and db: sums over rows, in parts.
+    /// dW and db: sums over rows.
     fn cpu_backward_weights(&self, io: &mut Backward<'_>, d_z: &[f32], partials: &mut [f32]) {
         let (n, inputs, outputs) = (io.shape(0).rows, io.shape(0).cols, io.shape(1).rows);
+        let (bias_parts, weight_parts) = partials.split_at_mut(parallel::PARTIALS * outputs);
+        if let Some(d_b) = self.bias.then(|| io.d_input(2)).flatten() {
+            parallel::for_each_partial(n, 1, bias_parts, outputs, |range, sums| {
+                let rows = &d_z[range.start * outputs..range.end * outputs];
+                dispatch(ColumnSums { rows, sums });
+            });
+            parallel::add_partials(bias_parts, outputs, d_b);
+        }
+        let Some(d_w) = io.d_input(1) else { return };
         let x = io.input(0);
-        let d_w = io.d_input(1);
-        let d_b = if self.bias { io.d_input(2) } else { None };
-        if d_w.is_none() && d_b.is_none() {
+        if weight_parts.is_empty() {
+            let tile = outputs.div_ceil(8).next_multiple_of(16);
+            parallel::for_each_rows(d_w, inputs, tile, |first, d_w| {
+                let rows = d_w.len() / inputs;
+                let d_z = d_z.get(first..).unwrap_or_default();
+                let d_z = View::strided(d_z, [n, rows], [outputs, 1]).transposed();
+                let x = View::new(x, n, inputs);
+                product(ViewMut::new(d_w, rows, inputs), d_z, x, Store::Add);
+            });
             return;
         }
-        let size = outputs * inputs + outputs;
-        let wants_weight = d_w.is_some();
-        parallel::for_each_partial(n, 1, partials, size, |range, slot| {
-            let (w, b) = slot.split_at_mut(outputs * inputs);
+        let size = outputs * inputs;
+        parallel::for_each_partial(n, 1, weight_parts, size, |range, w| {
             let rows = range.len();
-            let d_z = &d_z[range.start * outputs..range.end * outputs];
-            if wants_weight && rows > 0 {
-                let x = View::new(&x[range.start * inputs..], rows, inputs);
-                let d_z = View::new(d_z, rows, outputs).transposed();
-                product(ViewMut::new(w, outputs, inputs), d_z, x, Store::Add);
-            }
-            dispatch(ColumnSums { rows: d_z, sums: b });
+            let x = View::new(&x[range.start * inputs..], rows, inputs);
+            let d_z = View::new(&d_z[range.start * outputs..], rows, outputs).transposed();
+            product(ViewMut::new(w, outputs, inputs), d_z, x, Store::Add);
         });
-        if let Some(d_w) = d_w {
-            add_parts(partials, size, 0, d_w);
-        }
-        if let Some(d_b) = d_b {
-            add_parts(partials, size, outputs * inputs, d_b);
-        }
-    }
-}
-
-/// Adds the values from `offset` on of every slot to `out`, in order.
-fn add_parts(partials: &[f32], size: usize, offset: usize, out: &mut [f32]) {
-    for slot in partials.chunks_exact(size) {
-        out.iter_mut()
-            .zip(&slot[offset..])
-            .for_each(|(y, x)| *y += x);
+        parallel::for_each_rows(d_w, 1, 1 << 12, |first, d_w| {
+            for part in weight_parts.chunks_exact(size) {
+                let pairs = d_w.iter_mut().zip(&part[first..]);
+                pairs.for_each(|(d, p)| *d += p);
+            }
+        });
     }
 }
 
@@ -297,6 +312,7 @@ mod tests {
             [37, 6, 9],
             [2100, 7, 5],
             [300, 48, 13],
+            [4133, 5, 3],
         ] {
             let dims = [n, i, o];
             Check::new(Linear::new(false))

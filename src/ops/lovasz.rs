@@ -201,8 +201,8 @@ mod tests {
             .filter(|n| op.target[*n] != op.ignore)
             .collect();
         let (mut sum, mut present) = (0.0, 0);
-        for class in 0..cols {
-            let hit = |n: &usize| op.target[*n] == class as i32;
+        for (class, label) in (0..cols).zip(0i32..) {
+            let hit = |n: &usize| op.target[*n] == label;
             let size = counted.iter().filter(|n| hit(n)).count() as f64;
             if size == 0.0 {
                 continue;

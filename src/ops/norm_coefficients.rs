@@ -12,14 +12,14 @@
 //! Backward with batch statistics adds to dx the share of every row in μ and σ²: with r = 1/√(σ² + ε),
 //! dσ² = −½ γ r³ (ds − μ dt), dμ = −s dt, dx = (dμ + 2 dσ² (x − μ)) / M. One pass each way. Saves: μ and r.
 
-use super::statistics::{Moments, Statistics, check_inputs, coefficients, running};
+use super::statistics::{Statistics, check_inputs, coefficients, fold, moments};
 use crate::Result;
 use crate::device::simd::{Kernel, Simd, dispatch};
 use crate::device::{Device, parallel};
 use crate::graph::{Backward, Forward, Op, Plan, Shape};
 
-/// Rows of one parallel chunk.
-const ROWS: usize = 4096;
+/// Wide rows of one parallel chunk.
+const ROWS: usize = 128;
 
 /// Scale and shift of a norm; inputs x, γ, β, running mean, running variance.
 #[derive(Debug, Clone, Copy)]
@@ -30,7 +30,7 @@ pub struct NormCoefficients {
     pub epsilon: f32,
 }
 
-/// dx += a·x + b per column.
+/// dx += a·x + b per column; the last row may be a part of one.
 struct Spread<'a> {
     x: &'a [f32],
     d_x: &'a mut [f32],
@@ -44,11 +44,7 @@ impl Kernel for Spread<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, _: S) {
         let cols = self.a.len();
-        for (d_x, x) in self
-            .d_x
-            .chunks_exact_mut(cols)
-            .zip(self.x.chunks_exact(cols))
-        {
+        for (d_x, x) in self.d_x.chunks_mut(cols).zip(self.x.chunks(cols)) {
             let affine = self.a.iter().zip(self.b);
             for ((d, x), (a, b)) in d_x.iter_mut().zip(x).zip(affine) {
                 *d += a * x + b;
@@ -72,7 +68,7 @@ impl Op for NormCoefficients {
         Ok(Plan {
             outputs,
             saved: vec![2 * x.cols],
-            backward_scratch: 2 * x.cols,
+            backward_scratch: 2 * fold(x.cols) * x.cols,
             reads_inputs: match self.statistics {
                 Statistics::Batch => vec![0, 1],
                 Statistics::Running => vec![1],
@@ -99,10 +95,8 @@ impl Op for NormCoefficients {
 impl NormCoefficients {
     fn cpu_forward(&self, io: &mut Forward<'_>) {
         let Shape { rows, cols } = io.shape(0);
-        let moments = match self.statistics {
-            Statistics::Batch => Moments::of(io.input(0), cols),
-            Statistics::Running => running(io.input(3), io.input(4)),
-        };
+        let (mean, variance) = (io.input(3), io.input(4));
+        let moments = moments(self.statistics, io.input(0), cols, mean, variance);
         if self.statistics == Statistics::Batch {
             moments.store(rows, io.output(1), io.output(2));
         }
@@ -142,7 +136,9 @@ impl NormCoefficients {
         }
         let Some(d_x) = io.d_input(0) else { return };
         let (x, gamma) = (io.input(0), io.input(1));
-        let (a, b) = io.scratch().split_at_mut(cols);
+        // several rows side by side, as for the moments: rows of six values would waste the vector units
+        let wide = fold(cols) * cols;
+        let (a, b) = io.scratch().split_at_mut(wide);
         let share = 1.0 / rows.max(1) as f32;
         for c in 0..cols {
             let scale = gamma[c] * inverse[c];
@@ -150,14 +146,14 @@ impl NormCoefficients {
             a[c] = 2.0 * d_variance * share;
             b[c] = -scale * d_t[c] * share - a[c] * mean[c];
         }
+        for c in cols..wide {
+            a[c] = a[c - cols];
+            b[c] = b[c - cols];
+        }
         let (a, b) = (&*a, &*b);
-        parallel::for_each_rows(d_x, cols, ROWS, |first, d_x| {
-            dispatch(Spread {
-                x: &x[first * cols..first * cols + d_x.len()],
-                d_x,
-                a,
-                b,
-            });
+        parallel::for_each_rows(d_x, wide, ROWS, |first, d_x| {
+            let x = &x[first * wide..first * wide + d_x.len()];
+            dispatch(Spread { x, d_x, a, b });
         });
     }
 }
@@ -173,13 +169,15 @@ mod tests {
         let mut st = vec![0.0; 2 * cols];
         for c in 0..cols {
             let column = || x[0].iter().skip(c).step_by(cols);
-            if batch {
+            if batch && n > 0.0 {
                 mean[c] = column().sum::<f64>() / n;
                 variance[c] = column().map(|v| (v - mean[c]).powi(2)).sum::<f64>() / n;
             }
             st[c] = x[1][c] / (variance[c] + 1e-5).sqrt();
             st[cols + c] = x[2][c] - mean[c] * st[c];
-            variance[c] *= n / (n - 1.0);
+            if n > 0.0 {
+                variance[c] *= n / (n - 1.0);
+            }
         }
         if batch {
             vec![st, mean, variance]
@@ -191,7 +189,7 @@ mod tests {
     #[test]
     fn both_statistics_match_naive() {
         for statistics in [Statistics::Batch, Statistics::Running] {
-            for (rows, cols) in [(2, 3), (90, 6), (5000, 3)] {
+            for (rows, cols) in [(0, 3), (2, 3), (90, 6), (5000, 3), (300, 100)] {
                 let op = NormCoefficients {
                     statistics,
                     epsilon: 1e-5,

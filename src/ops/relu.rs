@@ -46,7 +46,7 @@ impl Op for Relu {
                 parallel::for_each_rows(io.output(0), 1, CHUNK, |first, y| {
                     y.iter_mut()
                         .zip(&x[first..])
-                        .for_each(|(y, x)| *y = x.max(0.0));
+                        .for_each(|(y, x)| *y = rectify(*x));
                 });
             }
         }
@@ -85,7 +85,7 @@ impl Op for AddRelu {
                     let sums = a[first..].iter().zip(&b[first..]);
                     y.iter_mut()
                         .zip(sums)
-                        .for_each(|(y, (a, b))| *y = (a + b).max(0.0));
+                        .for_each(|(y, (a, b))| *y = rectify(a + b));
                 });
             }
         }
@@ -101,6 +101,12 @@ impl Op for AddRelu {
         }
         Ok(())
     }
+}
+
+/// max(x, 0); NaN stays NaN.
+#[inline]
+pub(super) fn rectify(x: f32) -> f32 {
+    if x < 0.0 { 0.0 } else { x }
 }
 
 fn cpu_backward(io: &mut Backward<'_>, input: usize) {

@@ -10,27 +10,69 @@
 //!
 //! Backward: the gradient goes to the first row of the list that attains the maximum.
 //! Saves: that row's number per (s, c), u32. Memory: O(S·C). Time: O(N·C).
-//! Errors: a segment names a row that x does not have.
+//! Errors: a segment names a row that x does not have, or that another segment names.
 
+use crate::device::simd::{Kernel, Simd, dispatch};
 use crate::device::{Device, parallel};
-use crate::geometry::Ragged;
+use crate::geometry::{MISSING, Ragged};
 use crate::graph::{Backward, Forward, Op, Plan, Shape};
 use crate::{Error, Result};
 use rayon::prelude::*;
+use std::sync::OnceLock;
 
 /// Segments of one parallel chunk.
 const SEGMENTS: usize = 64;
+/// Rows of one parallel chunk.
+const ROWS: usize = 256;
 
 /// y[s] = max over segment s.
 #[derive(Debug, Clone)]
 pub struct SegmentMax {
     segments: Ragged,
+    /// Segment of every row, [`MISSING`] for rows in none; filled by the shape rule.
+    cluster: OnceLock<Vec<u32>>,
 }
 
 impl SegmentMax {
     /// Segments as lists of row numbers.
     pub fn new(segments: Ragged) -> Self {
-        SegmentMax { segments }
+        let cluster = OnceLock::new();
+        SegmentMax { segments, cluster }
+    }
+
+    /// Segment of each of `rows` rows. The lists are checked already.
+    fn find_cluster(&self, rows: usize) -> Result<Vec<u32>> {
+        let mut cluster = vec![MISSING; rows];
+        for segment in 0..self.segments.len() {
+            for &row in self.segments.list(segment) {
+                let before = std::mem::replace(&mut cluster[row as usize], segment as u32);
+                if before != MISSING {
+                    let fault = format!("row {row} is in segments {before} and {segment}");
+                    return Err(Error::shape("segment_max", fault));
+                }
+            }
+        }
+        Ok(cluster)
+    }
+}
+
+/// d_x of one row: the gradient of every channel that it won in its segment.
+struct Award<'a> {
+    row: u32,
+    winners: &'a [u32],
+    d_y: &'a [f32],
+    d_x: &'a mut [f32],
+}
+
+impl Kernel for Award<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, _: S) {
+        let pooled = self.winners.iter().zip(self.d_y);
+        for (d_x, (winner, d_y)) in self.d_x.iter_mut().zip(pooled) {
+            *d_x += if *winner == self.row { *d_y } else { 0.0 };
+        }
     }
 }
 
@@ -46,6 +88,10 @@ impl Op for SegmentMax {
         self.segments
             .check(x.rows)
             .map_err(|e| Error::shape("segment_max", e.to_string()))?;
+        if self.cluster.get().is_none() {
+            // a second thread that gets here finds the same lists
+            let _ = self.cluster.set(self.find_cluster(x.rows)?);
+        }
         let y = Shape::new(self.segments.len(), x.cols);
         Ok(Plan {
             saved: vec![y.len()],
@@ -82,13 +128,23 @@ impl Op for SegmentMax {
         match io.device() {
             Device::Cpu => {
                 let winners: &[u32] = bytemuck::cast_slice(io.saved(0));
-                // Every (row, channel) wins in at most one segment, so the order does not matter; one thread keeps it
-                // simple, and the pass is short: S·C values.
-                for (pooled, (d, winner)) in d_y.iter().zip(winners).enumerate() {
-                    if *winner != u32::MAX {
-                        d_x[*winner as usize * cols + pooled % cols] += d;
+                let cluster = self.cluster.get().expect("the shape rule ran before");
+                parallel::for_each_rows(d_x, cols, ROWS, |first, d_x| {
+                    let segments = cluster.iter().enumerate().skip(first);
+                    for (d_x, (row, &segment)) in d_x.chunks_exact_mut(cols).zip(segments) {
+                        if segment == MISSING {
+                            continue;
+                        }
+                        let row = row as u32;
+                        let pooled = segment as usize * cols..(segment as usize + 1) * cols;
+                        dispatch(Award {
+                            d_x,
+                            d_y: &d_y[pooled.clone()],
+                            winners: &winners[pooled],
+                            row,
+                        });
                     }
-                }
+                });
             }
         }
         Ok(())
@@ -168,11 +224,16 @@ mod tests {
     }
 
     #[test]
-    fn rows_that_do_not_exist_are_refused() {
+    fn rows_that_do_not_exist_or_come_twice_are_refused() {
         let segments = Ragged {
             offsets: Array::from(vec![0, 1]),
             index: Array::from(vec![9]),
         };
         assert!(SegmentMax::new(segments).plan(&[Shape::new(3, 2)]).is_err());
+        let twice = Ragged {
+            offsets: Array::from(vec![0, 1, 2]),
+            index: Array::from(vec![1, 1]),
+        };
+        assert!(SegmentMax::new(twice).plan(&[Shape::new(3, 2)]).is_err());
     }
 }

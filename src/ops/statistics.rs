@@ -17,7 +17,14 @@ pub enum Statistics {
 /// Rows of one block: few enough to stay in the first-level cache and for `f32` sums to be exact to rounding.
 const BLOCK: usize = 64;
 /// Rows of one parallel chunk.
-const CHUNK: usize = 4096;
+const CHUNK: usize = 1024;
+/// Columns that keep the vector units busy; narrower matrices are read as several rows side by side.
+const WIDTH: usize = 96;
+
+/// How many rows of `cols` values are read as one.
+pub(super) fn fold(cols: usize) -> usize {
+    (WIDTH / cols.max(1)).max(1)
+}
 
 /// Mean and biased variance per column, in `f64`.
 #[derive(Debug, Clone)]
@@ -91,36 +98,52 @@ impl Growing {
     }
 }
 
+/// Count, mean and sum of squares of the columns of `x`, in parallel chunks added up in order.
+fn grow(x: &[f32], cols: usize) -> Growing {
+    let rows = x.len() / cols.max(1);
+    let chunks = rows.div_ceil(CHUNK);
+    let mut parts = vec![Growing::new(cols); chunks];
+    parallel::for_each_rows(&mut parts, 1, 1, |chunk, part| {
+        let mut sums = vec![0.0f32; 3 * cols];
+        let (shift, rest) = sums.split_at_mut(cols);
+        let (sum, square) = rest.split_at_mut(cols);
+        let end = ((chunk + 1) * CHUNK).min(rows);
+        for block in x[chunk * CHUNK * cols..end * cols].chunks(BLOCK * cols) {
+            dispatch(Block {
+                rows: block,
+                shift,
+                sum,
+                square,
+            });
+            let count = (block.len() / cols) as f64;
+            part[0].add(count, |c| {
+                let sum = f64::from(sum[c]);
+                let mean = f64::from(shift[c]) + sum / count;
+                (mean, f64::from(square[c]) - sum * sum / count)
+            });
+        }
+    });
+    let mut all = Growing::new(cols);
+    for part in &parts {
+        all.add(part.count, |c| (part.mean[c], part.square[c]));
+    }
+    all
+}
+
 impl Moments {
     /// Moments of `x` [N, C]; zero rows give mean 0 and variance 0.
     pub fn of(x: &[f32], cols: usize) -> Self {
-        let rows = x.len() / cols.max(1);
-        let chunks = rows.div_ceil(CHUNK);
-        let mut parts = vec![Growing::new(cols); chunks];
-        parallel::for_each_rows(&mut parts, 1, 1, |chunk, part| {
-            let mut sums = vec![0.0f32; 3 * cols];
-            let (shift, rest) = sums.split_at_mut(cols);
-            let (sum, square) = rest.split_at_mut(cols);
-            let end = ((chunk + 1) * CHUNK).min(rows);
-            for block in x[chunk * CHUNK * cols..end * cols].chunks(BLOCK * cols) {
-                dispatch(Block {
-                    rows: block,
-                    shift,
-                    sum,
-                    square,
-                });
-                let count = (block.len() / cols) as f64;
-                part[0].add(count, |c| {
-                    let sum = f64::from(sum[c]);
-                    let mean = f64::from(shift[c]) + sum / count;
-                    (mean, f64::from(square[c]) - sum * sum / count)
-                });
-            }
-        });
+        let fold = fold(cols);
+        let wide = fold * cols;
+        let (whole, rest) = x.split_at(x.len() - x.len() % wide.max(1));
+        let (whole, rest) = (grow(whole, wide), grow(rest, cols));
         let mut all = Growing::new(cols);
-        for part in &parts {
-            all.add(part.count, |c| (part.mean[c], part.square[c]));
+        for first in (0..wide).step_by(cols.max(1)) {
+            all.add(whole.count, |c| {
+                (whole.mean[first + c], whole.square[first + c])
+            });
         }
+        all.add(rest.count, |c| (rest.mean[c], rest.square[c]));
         let count = all.count.max(1.0);
         Moments {
             mean: all.mean,
@@ -130,7 +153,10 @@ impl Moments {
 
     /// Writes mean and unbiased variance (n/(n−1)) for the running statistics.
     pub fn store(&self, rows: usize, mean: &mut [f32], variance: &mut [f32]) {
-        let unbias = rows as f64 / (rows as f64 - 1.0).max(1.0);
+        let unbias = match rows {
+            0 => 1.0,
+            rows => rows as f64 / (rows as f64 - 1.0).max(1.0),
+        };
         for c in 0..mean.len() {
             mean[c] = self.mean[c] as f32;
             variance[c] = (self.variance[c] * unbias) as f32;
@@ -174,8 +200,23 @@ pub(super) fn coefficients(
     }
 }
 
+/// The moments that normalise: of `x`, or the running ones. A batch without rows keeps the running ones too, so that
+/// following it moves nothing.
+pub(super) fn moments(
+    statistics: Statistics,
+    x: &[f32],
+    cols: usize,
+    mean: &[f32],
+    variance: &[f32],
+) -> Moments {
+    match statistics {
+        Statistics::Batch if !x.is_empty() => Moments::of(x, cols),
+        _ => running(mean, variance),
+    }
+}
+
 /// Running statistics as moments.
-pub(super) fn running(mean: &[f32], variance: &[f32]) -> Moments {
+fn running(mean: &[f32], variance: &[f32]) -> Moments {
     let wide = |v: &[f32]| v.iter().map(|x| f64::from(*x)).collect();
     Moments {
         mean: wide(mean),
@@ -187,6 +228,25 @@ pub(super) fn running(mean: &[f32], variance: &[f32]) -> Moments {
 mod tests {
     use super::*;
     use crate::device::random::{Random, Sequence};
+    use crate::graph::check::spread;
+
+    #[test]
+    fn narrow_and_wide_matrices_give_the_same_moments() {
+        for cols in [1, 5, 6, 40, 200] {
+            for rows in [0, 1, 2, 15, 16, 17, 3001] {
+                let x = spread(Shape::new(rows, cols), 4);
+                let got = Moments::of(&x, cols);
+                for c in 0..cols {
+                    let column = || x.iter().skip(c).step_by(cols).map(|x| f64::from(*x));
+                    let n = rows.max(1) as f64;
+                    let mean = column().sum::<f64>() / n;
+                    let variance = column().map(|x| (x - mean) * (x - mean)).sum::<f64>() / n;
+                    assert!((got.mean[c] - mean).abs() < 1e-6);
+                    assert!((got.variance[c] - variance).abs() < 1e-6);
+                }
+            }
+        }
+    }
 
     #[test]
     fn moments_are_exact_far_from_zero() {
