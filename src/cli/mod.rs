@@ -5,9 +5,11 @@
 //!
 //! A new subcommand is a file with `Args` and `run`, a variant of [`Command`] and a line in [`run`].
 
+mod forward;
 mod info;
 mod print;
 mod progress;
+mod segment;
 mod signals;
 mod verify;
 
@@ -66,8 +68,10 @@ pub struct Global {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Segment(segment::Args),
     Info(info::Args),
     Verify(verify::Args),
+    Forward(forward::Args),
 }
 
 /// Runs the program with the arguments of the process.
@@ -84,6 +88,8 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     signals::install()?;
     global.start_threads()?;
     match cli.command {
+        Command::Segment(args) => segment::run(args, &global),
+        Command::Forward(args) => forward::run(args, &global),
         Command::Info(args) => info::run(args, &global),
         Command::Verify(args) => verify::run(args, &global),
     }
@@ -111,7 +117,11 @@ impl Global {
     /// Says once which device runs.
     pub(crate) fn announce(&self) {
         let threads = rayon::current_num_threads();
-        self.note(format_args!("device: {} ({threads} threads)", self.device));
+        let level = crate::device::simd::level();
+        self.note(format_args!(
+            "device: {}, {threads} threads, {level} instructions",
+            self.device
+        ));
     }
 }
 

@@ -8,12 +8,15 @@
 //!
 //! [`Segmenter`] does this with a trained model; [`shipped`] holds those inside the program.
 
+pub mod predict;
 pub mod segment;
+mod segmenter;
 pub mod shipped;
 pub mod tiles;
 pub mod views;
 pub mod vote;
 
 pub use segment::{Classifier, Options, Prediction, segment};
+pub use segmenter::Segmenter;
 pub use shipped::Shipped;
 pub use views::Views;

@@ -1,0 +1,311 @@
+//! What `cairn segment` says about a labelled scan.
+
+use crate::cli::print;
+use crate::cloud::PointCloud;
+use crate::infer::Prediction;
+use crate::train::metrics::Confusion;
+use crate::weights::ModelMetadata;
+use crate::{Error, Result};
+use serde::Serialize;
+use std::fmt::Write;
+use std::time::Duration;
+
+/// Result of one scan. Times are seconds.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct Report {
+    pub input: String,
+    pub output: String,
+    pub model: String,
+    pub device: String,
+    pub points: usize,
+    /// Points without usable coordinates.
+    pub without_class: usize,
+    pub tiles: usize,
+    /// Runs of the network.
+    pub passes: usize,
+    pub read_seconds: f64,
+    /// Everything between reading and writing.
+    pub seconds: f64,
+    pub write_seconds: f64,
+    pub points_per_second: f64,
+    pub classes: Vec<ClassReport>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub comparison: Option<Comparison>,
+}
+
+/// Predictions of one class.
+#[derive(Debug, Clone, Serialize)]
+pub struct ClassReport {
+    pub name: String,
+    pub code: u32,
+    pub points: usize,
+    /// Share of all points, 0 to 1.
+    pub share: f64,
+    /// Mean confidence of the points of this class; absent without any.
+    pub confidence: Option<f64>,
+    /// Intersection over union with the labels of the input; absent where neither has the class, or without labels.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub iou: Option<f64>,
+}
+
+/// Agreement with the labels of the input.
+#[derive(Debug, Clone, Serialize)]
+pub struct Comparison {
+    /// Points whose label is one of the model's classes; the others are left out.
+    pub labelled_points: u64,
+    pub accuracy: f64,
+    /// Mean IoU over the classes that occur in the labels.
+    pub miou: f64,
+    /// How many these are.
+    pub classes: usize,
+}
+
+/// The class of every point by the labels of the scan, −1 where the label is none of the model's classes.
+///
+/// Nothing comes back when the scan has no labels, or but one code throughout: files that were never classified hold a
+/// single code everywhere.
+///
+/// # Errors
+/// The attribute `name` was asked for, and is missing or holds other than integers.
+pub fn truth(
+    cloud: &PointCloud,
+    metadata: &ModelMetadata,
+    name: Option<&str>,
+) -> Result<Option<Vec<i32>>> {
+    let labels = match name {
+        None => cloud.labels(),
+        Some(name) => Some(cloud.labels_of(name).ok_or_else(|| {
+            let names: Vec<&str> = cloud.attributes.iter().map(|a| a.name.as_str()).collect();
+            Error::argument(
+                "labels",
+                format!(
+                    "the scan has no attribute `{name}` with whole numbers; it has {}",
+                    names.join(", ")
+                ),
+            )
+        })?),
+    };
+    let Some(labels) = labels else {
+        return Ok(None);
+    };
+    if name.is_none() && labels.code.iter().all(|c| *c == labels.code[0]) {
+        return Ok(None);
+    }
+    let class = |code: &i64| metadata.class_of_code(*code).map_or(-1, |c| c as i32);
+    let truth: Vec<i32> = labels.code.iter().map(class).collect();
+    Ok(truth.iter().any(|c| *c >= 0).then_some(truth))
+}
+
+impl Report {
+    /// Counts a prediction and compares it with `truth` (−1: ignored) where there is one.
+    pub fn new(metadata: &ModelMetadata, prediction: &Prediction, truth: Option<&[i32]>) -> Report {
+        let points = prediction.class.len();
+        let mut count = vec![0usize; metadata.classes.len()];
+        let mut confidence = vec![0f64; metadata.classes.len()];
+        for (class, c) in prediction.class.iter().zip(&prediction.confidence) {
+            if let Ok(class) = usize::try_from(*class) {
+                count[class] += 1;
+                confidence[class] += f64::from(*c);
+            }
+        }
+        let names = metadata
+            .class_names()
+            .into_iter()
+            .zip(metadata.class_codes());
+        let classes = names.enumerate().map(|(i, (name, code))| ClassReport {
+            name,
+            code,
+            points: count[i],
+            share: count[i] as f64 / points.max(1) as f64,
+            confidence: (count[i] > 0).then(|| confidence[i] / count[i] as f64),
+            iou: None,
+        });
+        let mut report = Report {
+            points,
+            without_class: prediction.skipped,
+            tiles: prediction.tiles,
+            passes: prediction.passes,
+            classes: classes.collect(),
+            ..Report::default()
+        };
+        if let Some(truth) = truth {
+            report.compare(&prediction.class, truth);
+        }
+        report
+    }
+
+    fn compare(&mut self, predicted: &[i32], truth: &[i32]) {
+        // Points without a class are no mistake of the network.
+        let decided = predicted.iter().zip(truth).filter(|(p, _)| **p >= 0);
+        let (predicted, truth): (Vec<u32>, Vec<i32>) =
+            decided.map(|(p, t)| (p.unsigned_abs(), *t)).unzip();
+        let mut confusion = Confusion::new(self.classes.len());
+        confusion.add(&predicted, &truth);
+        let scores = confusion.scores();
+        let labelled: u64 = scores.points.iter().sum();
+        if labelled == 0 {
+            return;
+        }
+        let union = confusion.union();
+        for (i, class) in self.classes.iter_mut().enumerate() {
+            class.iou = (union[i] > 0).then_some(scores.iou[i]);
+        }
+        let occurring = (0..self.classes.len()).filter(|i| scores.points[*i] > 0);
+        let classes = occurring.clone().count();
+        self.comparison = Some(Comparison {
+            labelled_points: labelled,
+            accuracy: scores.accuracy,
+            miou: occurring.map(|i| scores.iou[i]).sum::<f64>() / classes as f64,
+            classes,
+        });
+    }
+
+    /// Time for reading, segmenting and writing.
+    pub fn set_times(&mut self, times: [Duration; 3]) {
+        [self.read_seconds, self.seconds, self.write_seconds] = times.map(|t| t.as_secs_f64());
+        self.points_per_second = self.points as f64 / self.seconds.max(1e-9);
+    }
+
+    /// The report for people.
+    pub fn text(&self) -> String {
+        let mut text = format!(
+            "{}: {} points in {:.2} s, {} points/s (reading {:.2} s, writing {:.2} s)\n",
+            self.output,
+            print::count(self.points as u64),
+            self.seconds,
+            print::count(self.points_per_second as u64),
+            self.read_seconds,
+            self.write_seconds,
+        );
+        text.push_str(&print::table(&self.rows()));
+        if self.without_class > 0 {
+            let count = print::count(self.without_class as u64);
+            writeln!(
+                text,
+                "{count} points without usable coordinates have no class"
+            )
+            .expect("writing to a string never fails");
+        }
+        if let Some(c) = &self.comparison {
+            writeln!(
+                text,
+                "against the labels of the input: mIoU {:.3} over {} classes, accuracy {:.3}, {} labelled points",
+                c.miou,
+                c.classes,
+                c.accuracy,
+                print::count(c.labelled_points),
+            )
+            .expect("writing to a string never fails");
+        }
+        text
+    }
+
+    fn rows(&self) -> Vec<Vec<String>> {
+        let number = |x: Option<f64>| x.map_or("-".to_string(), |x| format!("{x:.3}"));
+        let mut head = vec!["class", "code", "points", "share", "confidence"];
+        if self.comparison.is_some() {
+            head.push("IoU");
+        }
+        let mut rows = vec![head.into_iter().map(String::from).collect()];
+        for class in &self.classes {
+            let mut row = vec![
+                class.name.clone(),
+                class.code.to_string(),
+                print::count(class.points as u64),
+                format!("{:.1} %", 100.0 * class.share),
+                number(class.confidence),
+            ];
+            if self.comparison.is_some() {
+                row.push(number(class.iou));
+            }
+            rows.push(row);
+        }
+        rows
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cloud::Column;
+    use crate::weights::{ClassInfo, InputSpec};
+
+    fn metadata() -> ModelMetadata {
+        let class = |name: &str, code: u32, aliases: &[u32]| ClassInfo {
+            name: name.into(),
+            code: Some(code),
+            aliases: aliases.to_vec(),
+        };
+        let input = InputSpec {
+            voxel_size: 0.4,
+            features: Vec::new(),
+            crop_points: None,
+        };
+        let classes = vec![
+            class("ground", 2, &[]),
+            class("vegetation", 5, &[3, 4]),
+            class("building", 6, &[]),
+        ];
+        ModelMetadata::new(serde_json::json!({}), classes, input)
+    }
+
+    fn labelled(codes: &[u8]) -> PointCloud {
+        let mut cloud = PointCloud {
+            coord: vec![[0.0; 3]; codes.len()],
+            attributes: Vec::new(),
+        };
+        cloud
+            .set_attribute("classification", Column::U8(codes.to_vec()))
+            .unwrap();
+        cloud
+    }
+
+    #[test]
+    fn iou_counts_labelled_points_only() {
+        let cloud = labelled(&[2, 2, 3, 5, 1, 1]);
+        let truth = truth(&cloud, &metadata(), None).unwrap().unwrap();
+        assert_eq!(truth, [0, 0, 1, 1, -1, -1]);
+        let prediction = Prediction {
+            class: vec![0, 1, 1, 1, 2, -1],
+            confidence: vec![0.5, 1.0, 1.0, 0.4, 0.9, 0.0],
+            skipped: 1,
+            ..Prediction::default()
+        };
+        let report = Report::new(&metadata(), &prediction, Some(&truth));
+        let iou: Vec<_> = report.classes.iter().map(|c| c.iou).collect();
+        for (found, expected) in iou.iter().zip([Some(0.5), Some(2.0 / 3.0), None]) {
+            assert_eq!(found.is_some(), expected.is_some());
+            assert!((found.unwrap_or(0.0) - expected.unwrap_or(0.0)).abs() < 1e-9);
+        }
+        let comparison = report.comparison.as_ref().unwrap();
+        assert_eq!((comparison.labelled_points, comparison.classes), (4, 2));
+        assert!((comparison.miou - 7.0 / 12.0).abs() < 1e-9);
+        assert!((comparison.accuracy - 0.75).abs() < 1e-9);
+        assert_eq!(
+            report.classes[1].confidence,
+            Some((1.0 + 1.0 + f64::from(0.4f32)) / 3.0)
+        );
+        assert!(report.text().contains("mIoU 0.583"), "{}", report.text());
+    }
+
+    #[test]
+    fn scans_that_were_never_classified_are_not_compared() {
+        for codes in [&[2u8, 2, 2][..], &[1, 0, 1]] {
+            assert!(
+                truth(&labelled(codes), &metadata(), None)
+                    .unwrap()
+                    .is_none()
+            );
+        }
+        assert!(
+            truth(&labelled(&[2]), &metadata(), Some("classification"))
+                .unwrap()
+                .is_some()
+        );
+        let fault = truth(&labelled(&[2]), &metadata(), Some("no")).unwrap_err();
+        assert!(
+            fault.to_string().contains("it has classification"),
+            "{fault}"
+        );
+    }
+}

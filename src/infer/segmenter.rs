@@ -1,0 +1,162 @@
+//! A trained model, ready to segment scans.
+
+use super::segment::{self, Classifier, Options, Prediction, Watch};
+use super::{predict, shipped::Shipped};
+use crate::Result;
+use crate::cloud::PointCloud;
+use crate::device::Device;
+use crate::graph::Executor;
+use crate::io::Labels;
+use crate::models::Model;
+use crate::weights::{ModelMetadata, Tensors, load_state, safetensors};
+use std::path::Path;
+
+/// Cells of the coarsest grid that a tile's margin spans: the reach of the attention at the coarsest level, where most of
+/// a point's surroundings come from.
+const MARGIN_CELLS: f64 = 6.0;
+/// Voxels that the margin spans for networks without grids.
+const MARGIN_VOXELS: f64 = 100.0;
+
+/// A model with what it needs to know about scans.
+///
+/// ```no_run
+/// use cairn::device::Device;
+/// use cairn::infer::{Options, Segmenter};
+///
+/// let mut scan = cairn::io::read("scan.laz")?;
+/// let mut segmenter = Segmenter::read("model.safetensors", Device::Cpu)?;
+/// let prediction = segmenter.segment(&scan.cloud, &Options::default(), &mut |_, _| Ok(()))?;
+/// cairn::io::write("labelled.laz", &scan, &segmenter.labels(&prediction))?;
+/// # Ok::<(), cairn::Error>(())
+/// ```
+#[derive(Debug)]
+pub struct Segmenter {
+    model: Model,
+    metadata: ModelMetadata,
+    executor: Executor,
+}
+
+impl Segmenter {
+    /// Builds the network that a model file describes and loads its weights; `name` is used in messages only.
+    ///
+    /// # Errors
+    /// No description of a model, one that contradicts itself, or weights that do not fit it.
+    pub fn new(tensors: &Tensors, name: impl AsRef<Path>, device: Device) -> Result<Segmenter> {
+        let metadata = ModelMetadata::from_tensors(tensors, name)?;
+        let mut model = Model::new(&metadata.network, device, 0)?;
+        load_state(&mut model.params, tensors)?;
+        Ok(Segmenter {
+            model,
+            metadata,
+            executor: Executor::new(device),
+        })
+    }
+
+    /// Reads a model file.
+    ///
+    /// # Errors
+    /// As [`Segmenter::new`], and everything that can be wrong with the file.
+    pub fn read(path: impl AsRef<Path>, device: Device) -> Result<Segmenter> {
+        let path = path.as_ref();
+        Segmenter::new(&safetensors::read(path)?, path, device)
+    }
+
+    /// A model inside the program.
+    ///
+    /// # Errors
+    /// Only those of the device.
+    pub fn shipped(model: &Shipped, device: Device) -> Result<Segmenter> {
+        Segmenter::new(&model.tensors()?, format!("model {}", model.name), device)
+    }
+
+    /// Classes, input features and voxel size.
+    pub fn metadata(&self) -> &ModelMetadata {
+        &self.metadata
+    }
+
+    /// Logits [N, C] of a ragged batch of prepared points: `coord` [N] in metres, `offsets` B+1 entries, `feat` [N, Cin].
+    ///
+    /// # Errors
+    /// As [`predict::logits`].
+    pub fn logits(
+        &mut self,
+        coord: &[[f32; 3]],
+        offsets: &[usize],
+        feat: Vec<f32>,
+    ) -> Result<Vec<f32>> {
+        predict::logits(&self.model, &mut self.executor, coord, offsets, feat)
+    }
+
+    /// A class for every point; `watch` is called before every run of the network with the views done and in all.
+    ///
+    /// # Errors
+    /// As [`segment::segment`].
+    pub fn segment(
+        &mut self,
+        cloud: &PointCloud,
+        options: &Options,
+        watch: Watch<'_>,
+    ) -> Result<Prediction> {
+        let input = self.metadata.input.clone();
+        let margin = self.margin();
+        segment::segment(cloud, &input, margin, options, self, watch)
+    }
+
+    /// What a writer adds to the scan: codes and names of the classes. Points without a class get the code
+    /// [`Segmenter::no_class`].
+    pub fn labels(&self, prediction: &Prediction) -> Labels {
+        let codes = self.codes();
+        let code = |class: &i32| match usize::try_from(*class) {
+            Ok(class) => codes[class],
+            Err(_) => self.no_class(),
+        };
+        Labels {
+            code: prediction.class.iter().map(code).collect(),
+            confidence: prediction.confidence.clone(),
+            classes: codes
+                .iter()
+                .copied()
+                .zip(self.metadata.class_names())
+                .collect(),
+        }
+    }
+
+    /// Code of points without a class: 0, or −1 where a class has the code 0.
+    pub fn no_class(&self) -> i32 {
+        if self.codes().contains(&0) { -1 } else { 0 }
+    }
+
+    fn codes(&self) -> Vec<i32> {
+        let codes = self.metadata.class_codes();
+        codes.into_iter().map(|c| c as i32).collect()
+    }
+
+    /// Width of the margin of tiles, metres.
+    fn margin(&self) -> f64 {
+        let grids = self.metadata.network.get("grid_sizes");
+        let coarsest = grids
+            .and_then(|g| {
+                g.as_array()?
+                    .iter()
+                    .map(|x| x.as_f64())
+                    .collect::<Option<Vec<_>>>()
+            })
+            .and_then(|g| g.into_iter().reduce(f64::max));
+        coarsest.map_or(MARGIN_VOXELS * self.metadata.input.voxel_size, |g| {
+            MARGIN_CELLS * g
+        })
+    }
+}
+
+impl Classifier for Segmenter {
+    fn classes(&self) -> usize {
+        self.metadata.classes.len()
+    }
+
+    fn probabilities(&mut self, coord: &[[f32; 3]], feat: Vec<f32>) -> Result<Vec<f32>> {
+        let offsets = [0, coord.len()];
+        let mut rows = self.logits(coord, &offsets, feat)?;
+        predict::softmax(&mut rows, self.classes());
+        Ok(rows)
+    }
+}
