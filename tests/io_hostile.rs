@@ -152,3 +152,38 @@ fn damaged_files_are_read_or_refused_in_little_memory() {
     assert!(text.contains("refused"), "the child ran no test: {text}");
     assert!(!text.contains("panicked"), "{text}");
 }
+
+/// A limit on file size stands for a full disk: the system refuses to write on.
+#[cfg(unix)]
+#[test]
+fn a_full_disk_leaves_the_old_file_and_nothing_else() {
+    if let Ok(output) = std::env::var("CAIRN_FULL_DISK_CHILD") {
+        let sample =
+            Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/las/vegetation_1_3.las");
+        let scan = io::read(sample).unwrap();
+        let fault = io::write_unlabelled(&output, &scan).unwrap_err();
+        assert!(matches!(fault, cairn::Error::Io { .. }), "{fault}");
+        assert!(fault.to_string().starts_with(&output), "{fault}");
+        assert_eq!(fault.exit_code(), 2);
+        println!("refused: {fault}");
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    for name in ["out.las", "out.ply", "out.npy", "out.pcd"] {
+        let output = folder.path().join(name);
+        std::fs::write(&output, "old").unwrap();
+        let child = Command::new("sh")
+            .arg("-c")
+            .arg("trap '' XFSZ; ulimit -f 64; exec \"$0\" --exact --nocapture \"$1\"")
+            .arg(std::env::current_exe().unwrap())
+            .arg("a_full_disk_leaves_the_old_file_and_nothing_else")
+            .env("CAIRN_FULL_DISK_CHILD", &output)
+            .output()
+            .unwrap();
+        let text = String::from_utf8_lossy(&child.stdout).into_owned()
+            + &String::from_utf8_lossy(&child.stderr);
+        assert!(child.status.success() && text.contains("refused"), "{text}");
+        assert_eq!(std::fs::read(&output).unwrap(), b"old");
+    }
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 4);
+}

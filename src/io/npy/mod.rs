@@ -15,6 +15,7 @@
 //! records, so names and types stay.
 
 mod header;
+mod literal;
 mod writer;
 
 use crate::Result;
@@ -198,5 +199,120 @@ impl Source {
             (false, true) => format!("{}, by column", self.layout.fields[0].descr),
             (false, false) => format!("{}, by row", self.layout.fields[0].descr),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cloud::Kind;
+    use crate::io::{Labels, read, write};
+
+    fn array(descr: &str, order: &str, shape: &str, data: &[u8]) -> Vec<u8> {
+        let mut bytes = header::header_bytes(descr, order == "F", shape);
+        bytes.extend_from_slice(data);
+        bytes
+    }
+
+    fn labels() -> Labels {
+        Labels {
+            code: vec![3, -1],
+            confidence: vec![0.5, 0.25],
+            classes: Vec::new(),
+        }
+    }
+
+    /// Reads the array, labels it, reads it back: coordinates, names and the last two columns of both rows.
+    fn labelled(bytes: &[u8]) -> (Vec<[f64; 3]>, Vec<String>, [[f64; 2]; 2]) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.npy");
+        std::fs::write(&path, bytes).unwrap();
+        let scan = read(&path).unwrap();
+        write(&path, &scan, &labels()).unwrap();
+        let back = read(&path).unwrap().cloud;
+        assert_eq!(back.coord, scan.cloud.coord);
+        let last = &back.attributes[back.attributes.len() - 2..];
+        let values = [0, 1].map(|row| [last[0].column.get(row), last[1].column.get(row)]);
+        let names = back.attributes.iter().map(|a| a.name.clone()).collect();
+        (back.coord, names, values)
+    }
+
+    #[test]
+    fn every_number_type_and_order_is_read_and_labelled() {
+        let want = vec![[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]];
+        for (code, kind) in [
+            ("u1", Kind::U8),
+            ("i1", Kind::I8),
+            ("u2", Kind::U16),
+            ("i2", Kind::I16),
+            ("u4", Kind::U32),
+            ("i4", Kind::I32),
+            ("u8", Kind::U64),
+            ("i8", Kind::I64),
+            ("f4", Kind::F32),
+            ("f8", Kind::F64),
+        ] {
+            for (sign, endian) in [('<', Endian::Little), ('>', Endian::Big)] {
+                for (order, values) in [("C", [1, 2, 3, 4, 5, 6]), ("F", [1, 4, 2, 5, 3, 6])] {
+                    let mut column = Column::new(kind);
+                    let mut data = Vec::new();
+                    for (i, v) in values.into_iter().enumerate() {
+                        assert!(column.push_f64(f64::from(v)));
+                        column.put(i, endian, &mut data);
+                    }
+                    let bytes = array(&format!("'{sign}{code}'"), order, "(2, 3)", &data);
+                    let (coord, names, values) = labelled(&bytes);
+                    assert_eq!(coord, want, "{sign}{code} {order}");
+                    assert_eq!(names, ["column_3", "column_4"]);
+                    assert_eq!(values, [[3.0, 0.5], [-1.0, 0.25]]);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn half_floats_become_floats() {
+        let data: Vec<u8> = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]
+            .iter()
+            .flat_map(|&x| half::f16::from_f32(x).to_le_bytes())
+            .collect();
+        let (coord, _, values) = labelled(&array("'<f2'", "C", "(2, 3)", &data));
+        assert_eq!(coord[1], [4.0, 5.0, 6.0]);
+        assert_eq!(values[1], [-1.0, 0.25]);
+    }
+
+    #[test]
+    fn records_keep_text_and_inner_arrays_and_replace_labels() {
+        let descr = "[('name', 'S2'), ('X', '>f4'), ('y', '<f4'), ('z', '<i2'), ('label', 'u1'), ('n', '<u2', (2,))]";
+        let descr = descr.replace("'S2'", "'|S2'").replace("'u1'", "'|u1'");
+        let row = |x: f32, label: u8| {
+            let mut row = b"ab".to_vec();
+            row.extend(x.to_be_bytes());
+            row.extend(2f32.to_le_bytes());
+            row.extend(3i16.to_le_bytes());
+            row.push(label);
+            row.extend([7, 0, 8, 0]);
+            row
+        };
+        let data = [row(1.0, 9), row(4.0, 8)].concat();
+        let (coord, names, values) = labelled(&array(&descr, "C", "(2,)", &data));
+        assert_eq!(coord, [[1.0, 2.0, 3.0], [4.0, 2.0, 3.0]]);
+        assert_eq!(names, ["n_0", "n_1", "label", "confidence"]);
+        assert_eq!(values, [[3.0, 0.5], [-1.0, 0.25]]);
+    }
+
+    #[test]
+    fn integers_that_no_float_holds_are_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.npy");
+        let data: Vec<u8> = [1i64, 2, (1 << 53) + 1]
+            .iter()
+            .flat_map(|x| x.to_le_bytes())
+            .collect();
+        std::fs::write(&path, array("'<i8'", "C", "(1, 3)", &data)).unwrap();
+        let scan = read(&path).unwrap();
+        let labels = labels().slice(0..1);
+        let fault = write(&path, &scan, &labels).unwrap_err().to_string();
+        assert!(fault.contains("does not fit"), "{fault}");
     }
 }

@@ -125,7 +125,7 @@ fn convert(name: &str, column: &Column, kind: Kind) -> std::result::Result<Colum
         let exact = !column.is_integer()
             || match kind {
                 Kind::F32 => f64::from(value as f32) == value && value.abs() <= 16_777_216.0,
-                _ => value.abs() <= 9_007_199_254_740_992.0,
+                _ => value.abs() < 9_007_199_254_740_992.0,
             };
         if !exact || !converted.push_f64(value) {
             return Err(format!(

@@ -265,7 +265,7 @@ impl PlyWriter {
                     match a.column.kind() {
                         Kind::U64 | Kind::I64 => {
                             let x = a.column.get(row);
-                            self.rounded += u64::from(x.abs() > 9_007_199_254_740_992.0);
+                            self.rounded += u64::from(x.abs() >= 9_007_199_254_740_992.0);
                             out.extend_from_slice(&x.to_le_bytes());
                         }
                         _ => a.column.put(row, Endian::Little, out),
