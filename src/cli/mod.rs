@@ -5,12 +5,14 @@
 //!
 //! A new subcommand is a file with `Args` and `run`, a variant of [`Command`] and a line in [`run`].
 
+mod eval;
 mod forward;
 mod info;
 mod print;
 mod progress;
 mod segment;
 mod signals;
+mod train;
 mod verify;
 
 use crate::device::Device;
@@ -70,6 +72,8 @@ pub struct Global {
 enum Command {
     Segment(segment::Args),
     Info(info::Args),
+    Train(train::Args),
+    Eval(eval::Args),
     Verify(verify::Args),
     Forward(forward::Args),
 }
@@ -91,6 +95,8 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Segment(args) => segment::run(args, &global),
         Command::Forward(args) => forward::run(args, &global),
         Command::Info(args) => info::run(args, &global),
+        Command::Train(args) => train::run(args, &global),
+        Command::Eval(args) => eval::run(args, &global),
         Command::Verify(args) => verify::run(args, &global),
     }
 }

@@ -69,9 +69,9 @@ impl<'a> Forward<'a> {
         self.inputs[i].shape
     }
 
-    /// True when input `i` was given; ops may take optional inputs at the end.
-    pub fn has_input(&self, i: usize) -> bool {
-        i < self.inputs.len()
+    /// Number of inputs; ops may take optional ones at the end.
+    pub fn inputs(&self) -> usize {
+        self.inputs.len()
     }
 
     /// Values of input `i`.
@@ -139,9 +139,9 @@ impl<'a> Backward<'a> {
         self.shapes[i]
     }
 
-    /// True when input `i` was given.
-    pub fn has_input(&self, i: usize) -> bool {
-        i < self.shapes.len()
+    /// Number of inputs.
+    pub fn inputs(&self) -> usize {
+        self.shapes.len()
     }
 
     /// Values of input `i`, which the plan must name in `reads_inputs`.

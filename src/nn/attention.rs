@@ -205,7 +205,6 @@ impl GroupedVectorAttention {
         inputs.extend(shared);
         let op = ops::Relation {
             neighbors: neighbors.clone(),
-            has_bias: self.bias.is_some(),
         };
         let e = graph.push(op, &inputs)?; // [N·K, G]
         let Some(encoding) = &self.multiplier else {

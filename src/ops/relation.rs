@@ -38,8 +38,6 @@ use std::sync::Arc;
 pub struct Relation {
     /// The pairs.
     pub neighbors: Arc<Neighbors>,
-    /// True when positions take part: then P and M are among the inputs.
-    pub has_bias: bool,
 }
 
 /// P and M: what the position bias adds to a relation.
@@ -268,48 +266,55 @@ impl Kernel for BiasGradientBlock<'_> {
     }
 }
 
+/// True when positions take part: then P and M are among the inputs.
+fn has_bias(inputs: usize) -> bool {
+    inputs == 5
+}
+
 impl Relation {
     fn check(&self, inputs: &[Shape]) -> Result<Sizes> {
         let name = self.name();
-        let (keys, queries, constant) = match (inputs, self.has_bias) {
-            ([a, b, _, _, c], true) | ([a, b, c], false) => (a, b, c),
+        let (keys, queries, constant) = match inputs {
+            [a, b, _, _, c] | [a, b, c] => (a, b, c),
             _ => return Err(Error::shape(name, "needs Ak, Aq, P, M, c0, or Ak, Aq, c0")),
         };
         let groups = keys.cols;
-        let channels = if self.has_bias {
-            inputs[3].cols
-        } else {
-            groups
-        };
+        let has_bias = has_bias(inputs.len());
+        let channels = if has_bias { inputs[3].cols } else { groups };
         let rows = |rows| Shape::new(rows, groups);
         expect_shape(name, "Ak", *keys, rows(self.neighbors.points))?;
         expect_shape(name, "Aq", *queries, rows(self.neighbors.queries))?;
         expect_shape(name, "c0", *constant, rows(1))?;
-        if self.has_bias {
+        if has_bias {
             expect_shape(name, "P", inputs[2], Shape::new(channels, 4))?;
             expect_shape(name, "M", inputs[3], Shape::new(groups, channels))?;
         }
         Sizes::new(name, &self.neighbors, groups, channels)
     }
 
-    /// The sizes, from the shapes of input 0 and input 3.
-    fn sizes(&self, shape: impl Fn(usize) -> Shape) -> Sizes {
+    /// The sizes, from shapes that were checked.
+    fn sizes(&self, inputs: usize, shape: impl Fn(usize) -> Shape) -> Sizes {
         let groups = shape(0).cols;
         Sizes {
             k: self.neighbors.k,
             groups,
-            channels: if self.has_bias { shape(3).cols } else { groups },
+            channels: if has_bias(inputs) {
+                shape(3).cols
+            } else {
+                groups
+            },
         }
     }
 
     fn cpu_forward(&self, io: &mut Forward<'_>, sizes: Sizes) {
+        let has_bias = has_bias(io.inputs());
         let inputs = RelationInputs {
             neighbors: &self.neighbors,
             sizes,
             keys: io.input(0),
             queries: io.input(1),
-            constant: io.input(if self.has_bias { 4 } else { 2 }),
-            bias: self.has_bias.then(|| PositionBias {
+            constant: io.input(if has_bias { 4 } else { 2 }),
+            bias: has_bias.then(|| PositionBias {
                 position: io.input(2),
                 m: io.input(3),
             }),
@@ -321,14 +326,15 @@ impl Relation {
     }
 
     fn cpu_backward(&self, io: &mut Backward<'_>, sizes: Sizes) {
+        let has_bias = has_bias(io.inputs());
         let Some(d_e) = io.d_output(0) else { return };
         let scratch = io.scratch();
         if let Some(d_keys) = io.d_input(0) {
             add_by_neighbor(&self.neighbors, d_e, sizes.groups, d_keys);
         }
-        let d_constant = io.d_input(if self.has_bias { 4 } else { 2 });
+        let d_constant = io.d_input(if has_bias { 4 } else { 2 });
         query_gradient(sizes, d_e, [io.d_input(1), d_constant], scratch);
-        if self.has_bias {
+        if has_bias {
             let bias = PositionBias {
                 position: io.input(2),
                 m: io.input(3),
@@ -426,7 +432,7 @@ impl Op for Relation {
         let sizes = self.check(inputs)?;
         Ok(Plan {
             backward_scratch: gradient_scratch(sizes, self.neighbors.queries),
-            reads_inputs: if self.has_bias {
+            reads_inputs: if has_bias(inputs.len()) {
                 vec![2, 3]
             } else {
                 Vec::new()
@@ -436,7 +442,7 @@ impl Op for Relation {
     }
 
     fn forward(&self, io: &mut Forward<'_>) -> Result<()> {
-        let sizes = self.sizes(|i| io.shape(i));
+        let sizes = self.sizes(io.inputs(), |i| io.shape(i));
         match io.device() {
             Device::Cpu => self.cpu_forward(io, sizes),
         }
@@ -444,7 +450,7 @@ impl Op for Relation {
     }
 
     fn backward(&self, io: &mut Backward<'_>) -> Result<()> {
-        let sizes = self.sizes(|i| io.shape(i));
+        let sizes = self.sizes(io.inputs(), |i| io.shape(i));
         match io.device() {
             Device::Cpu => self.cpu_backward(io, sizes),
         }
@@ -483,12 +489,9 @@ mod tests {
     fn check(table: &Table, [channels, groups]: [usize; 2], has_bias: bool) {
         let points = table.points();
         let neighbors = table.neighbors.clone();
-        let mut check = Check::new(Relation {
-            neighbors,
-            has_bias,
-        })
-        .input(points, groups)
-        .input(points, groups);
+        let mut check = Check::new(Relation { neighbors })
+            .input(points, groups)
+            .input(points, groups);
         if has_bias {
             check = check.input(channels, 4).input(groups, channels);
         }
@@ -519,10 +522,7 @@ mod tests {
     fn shapes_that_differ_are_rejected() {
         let (table, _) = case(5, [24, 6]);
         let neighbors = table.neighbors;
-        let op = Relation {
-            neighbors,
-            has_bias: true,
-        };
+        let op = Relation { neighbors };
         let (rows, one) = (Shape::new(37, 6), Shape::new(1, 6));
         let (p, m) = (Shape::new(24, 4), Shape::new(6, 24));
         assert!(op.plan(&[rows, rows, p, m, one]).is_ok());

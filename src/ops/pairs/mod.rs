@@ -221,3 +221,20 @@ pub fn add_by_neighbor(neighbors: &Neighbors, values: &[f32], width: usize, out:
         }
     });
 }
+
+/// Splits `a` and `b` (each with its words per row; `b` may be empty) into the same chunks of rows and calls
+/// `run(first row, chunk of a, chunk of b)` for each, in parallel.
+pub fn for_each_rows_of_two(
+    (a, a_width): (&mut [f32], usize),
+    (b, b_width): (&mut [f32], usize),
+    chunk: usize,
+    run: impl Fn(usize, &mut [f32], &mut [f32]) + Send + Sync,
+) {
+    if b.is_empty() {
+        return parallel::for_each_rows(a, a_width, chunk, |first, a| run(first, a, &mut []));
+    }
+    a.par_chunks_mut(chunk * a_width)
+        .zip(b.par_chunks_mut(chunk * b_width))
+        .enumerate()
+        .for_each(|(i, (a, b))| run(i * chunk, a, b));
+}

@@ -55,6 +55,7 @@ pub fn gather_values<S: Simd>(
     sizes: Sizes,
     y: &mut [f32],
 ) {
+    let s = s.narrow();
     let slots = sizes.groups * sizes.padded_width() / SHORT;
     let stride = w.len() / sizes.groups;
     let points = index
@@ -64,13 +65,12 @@ pub fn gather_values<S: Simd>(
         let w = &w[point * sizes.k..];
         let mut number = 0;
         while number < slots {
-            let at = [number, point];
             let y = &mut y[number * SHORT..];
             if slots - number >= TOGETHER && sizes.width().is_multiple_of(SHORT) {
-                whole_slots::<S, TOGETHER>(s, (v, index), (w, stride), sizes, at, y);
+                whole_slots::<S::Narrow, TOGETHER>(s, (v, index), (w, stride), sizes, number, y);
                 number += TOGETHER;
             } else if slots - number >= 2 && sizes.width().is_multiple_of(SHORT) {
-                whole_slots::<S, 2>(s, (v, index), (w, stride), sizes, at, y);
+                whole_slots::<S::Narrow, 2>(s, (v, index), (w, stride), sizes, number, y);
                 number += 2;
             } else {
                 any_slot(s, (v, index), (w, stride), sizes, slot(sizes, number), y);
@@ -86,7 +86,7 @@ fn whole_slots<S: Simd, const N: usize>(
     (v, index): (&[f32], &[u32]),
     (w, stride): (&[f32], usize),
     sizes: Sizes,
-    [number, _]: [usize; 2],
+    number: usize,
     y: &mut [f32],
 ) {
     let mut weights = [w; N];
@@ -225,6 +225,7 @@ pub struct Projection<'a> {
 /// Adds W2[:, chunk] · u to `y` ([points, G, padded I]); `u` is [points, G, chunk].
 #[inline(always)]
 pub fn project<S: Simd>(s: S, w2: Projection<'_>, u: &[f32], sizes: Sizes, y: &mut [f32]) {
+    let s = s.narrow();
     let (groups, short) = (sizes.groups, sizes.padded_width());
     let points = y.len() / (groups * short);
     for group in 0..groups {

@@ -1,0 +1,196 @@
+//! What one training step does, as a value: which networks run, which losses count, what is updated.
+//!
+//! The loop hands a [`Recipe`] a batch and a [`Learner`] (network, parameters, optimizer); the recipe does the rest.
+//! [`Supervised`] is the plain step: forward, loss, backward, clip, update.
+
+use super::config::LossConfig;
+use super::loader::Prepared;
+use crate::cloud::batch::IGNORED;
+use crate::device::random::Random;
+use crate::device::{Array, Device};
+use crate::graph::{Executor, Gradients, Graph, Mode, Params, Shape, Var};
+use crate::models::{Model, Network};
+use crate::ops::{CrossEntropy, LovaszSoftmax, WeightedSum};
+use crate::optim::{Average, Optimizer, OptimizerConfig, Rate, clip, norm};
+use crate::{Error, Result};
+use std::sync::Arc;
+
+/// Everything that training changes.
+#[derive(Debug)]
+pub struct Learner {
+    /// What is computed.
+    pub network: Arc<dyn Network>,
+    /// With which numbers.
+    pub params: Params,
+    /// Gradients of the last step.
+    pub gradients: Gradients,
+    /// How parameters move.
+    pub optimizer: Box<dyn Optimizer>,
+    /// Moving average of the parameters, if one is kept.
+    pub average: Option<Average>,
+    /// Where graphs run.
+    pub executor: Executor,
+}
+
+impl Learner {
+    /// Takes a model into training.
+    ///
+    /// # Errors
+    /// The device has not enough memory.
+    pub fn new(
+        model: Model,
+        optimizer: &OptimizerConfig,
+        ema: Option<f64>,
+        device: Device,
+    ) -> Result<Learner> {
+        let layout = model.params.layout().clone();
+        Ok(Learner {
+            network: Arc::from(model.network),
+            gradients: Gradients::new(layout.clone(), device)?,
+            optimizer: optimizer.build(layout.words(), layout.trained()),
+            average: ema.map(|decay| Average::new(model.params.values(), decay)),
+            params: model.params,
+            executor: Executor::new(device),
+        })
+    }
+}
+
+/// The circumstances of a step.
+#[derive(Debug, Clone, Copy)]
+pub struct At {
+    /// Number of the step, from 0.
+    pub step: u64,
+    /// Its random stream.
+    pub random: Random,
+    /// Learning rate and momentum in force.
+    pub rate: Rate,
+}
+
+/// What came of a step.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Outcome {
+    /// Loss of the batch before the update.
+    pub loss: f64,
+    /// Norm of the gradient before clipping.
+    pub grad_norm: f64,
+    /// Labelled rows whose training-mode logits were right.
+    pub correct: usize,
+    /// Labelled rows.
+    pub labelled: usize,
+}
+
+/// What one step does.
+pub trait Recipe: Send + Sync + std::fmt::Debug {
+    /// Learns from one batch.
+    ///
+    /// # Errors
+    /// A loss or gradient that is not finite, or whatever the graph meets. The learner may then have changed in part.
+    fn step(&self, learner: &mut Learner, prepared: Prepared, at: At) -> Result<Outcome>;
+}
+
+/// Forward, weighted sum of losses, backward, clipping, update.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Supervised {
+    /// What is minimised.
+    pub loss: LossConfig,
+    /// Longest gradient, if limited.
+    pub clip: Option<f64>,
+}
+
+impl Supervised {
+    /// Records the loss of `logits` [N, C] against `target` [N].
+    ///
+    /// # Errors
+    /// Labels that are no class.
+    pub fn record(&self, graph: &mut Graph<'_>, logits: Var, target: Array<i32>) -> Result<Var> {
+        let (mut terms, mut weights) = (Vec::new(), Vec::new());
+        if self.loss.cross_entropy > 0.0 {
+            let mut op = CrossEntropy::new(target.clone(), IGNORED);
+            if let Some(classes) = &self.loss.class_weights {
+                op = op.with_class_weights(Array::from(classes.clone()));
+            }
+            terms.push(graph.push(op, &[logits])?);
+            weights.push(self.loss.cross_entropy as f32);
+        }
+        if self.loss.lovasz > 0.0 {
+            terms.push(graph.push(LovaszSoftmax::new(target, IGNORED), &[logits])?);
+            weights.push(self.loss.lovasz as f32);
+        }
+        graph.push(WeightedSum::new(weights), &terms)
+    }
+}
+
+impl Recipe for Supervised {
+    fn step(&self, learner: &mut Learner, prepared: Prepared, at: At) -> Result<Outcome> {
+        let Prepared { batch, geometry } = prepared;
+        let shape = Shape::new(batch.len(), batch.channels);
+        let target = Array::from(batch.target);
+        let mut graph = Graph::new(&learner.params, Mode::Training, at.random);
+        let feat = graph.input(Array::from(batch.feat), shape)?;
+        let logits = learner.network.record(&mut graph, &geometry, feat)?;
+        let loss = self.record(&mut graph, logits, target.clone())?;
+        graph.keep(logits);
+        graph.keep(loss);
+        graph.seed(loss, Array::from(vec![1.0]))?;
+
+        learner.gradients.clear();
+        let run = learner.executor.run(&graph, Some(&mut learner.gradients))?;
+        drop(graph);
+        let loss = f64::from(run.read(loss)[0]);
+        let grad_norm = norm(learner.gradients.values());
+        check_finite("training loss", loss, at)?;
+        check_finite("gradient", grad_norm, at)?;
+        let predicted = argmax(run.read(logits), learner.network.classes());
+        run.commit(&mut learner.params);
+
+        if let Some(limit) = self.clip {
+            clip(learner.gradients.values_mut(), grad_norm, limit);
+        }
+        learner.optimizer.step(
+            learner.params.values_mut(),
+            learner.gradients.values(),
+            at.rate,
+        );
+        if let Some(average) = &mut learner.average {
+            average.update(learner.params.values());
+        }
+        let rows = || {
+            predicted
+                .iter()
+                .zip(target.iter())
+                .filter(|(_, t)| **t != IGNORED)
+        };
+        Ok(Outcome {
+            loss,
+            grad_norm,
+            correct: rows().filter(|(p, t)| **p as i32 == **t).count(),
+            labelled: rows().count(),
+        })
+    }
+}
+
+fn check_finite(what: &str, value: f64, at: At) -> Result<()> {
+    if value.is_finite() {
+        return Ok(());
+    }
+    Err(Error::NotFinite {
+        what: what.into(),
+        fault: format!(
+            "{value} at step {} with learning rate {:.2e}; a lower optimizer.lr or a limit train.clip usually helps, \
+             otherwise look for features with huge values",
+            at.step + 1,
+            at.rate.lr
+        ),
+    })
+}
+
+/// The class of the largest value of every row; the first of equal ones.
+pub fn argmax(logits: &[f32], classes: usize) -> Vec<u32> {
+    logits
+        .chunks_exact(classes)
+        .map(|row| {
+            let best = (1..classes).fold(0, |best, c| if row[c] > row[best] { c } else { best });
+            best as u32
+        })
+        .collect()
+}
