@@ -78,6 +78,17 @@ pub struct InputSpec {
     pub crop_points: Option<usize>,
 }
 
+impl ClassInfo {
+    /// A class whose code is its number.
+    pub fn named(name: &str) -> Self {
+        ClassInfo {
+            name: name.to_string(),
+            code: None,
+            aliases: Vec::new(),
+        }
+    }
+}
+
 impl ModelMetadata {
     /// A description of the current [`FORMAT`] with ignore label −1 and no notes.
     pub fn new(network: serde_json::Value, classes: Vec<ClassInfo>, input: InputSpec) -> Self {

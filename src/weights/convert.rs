@@ -1,0 +1,203 @@
+//! From an official checkpoint to a model file: `cairn convert`.
+//!
+//! The tensors say most of the configuration ([`super::architecture`]). What they cannot say comes from a file given by
+//! the user, else from the published configuration of the same shape ([`super::presets`]); what remains unknown is an
+//! error that lists it. The result is checked against the network tensor by tensor before anything is written.
+
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+
+use super::architecture::{self, UNTOLD};
+use super::checkpoint::{self, Checkpoint};
+use super::metadata::{ClassInfo, InputSpec, ModelMetadata};
+use super::presets::{Conventions, Preset};
+use super::safetensors;
+use super::state::{load_state, save_state};
+use super::tensors::Tensors;
+use crate::device::Device;
+use crate::models::Model;
+use crate::{Error, Result};
+
+/// What the user may say about a checkpoint.
+#[derive(Debug, Clone, Default)]
+pub struct ConvertOptions {
+    /// TOML file with any of `[network]`, `[[classes]]`, `[input]` and `ignore_label`, in the form of the model
+    /// description; it goes before the preset.
+    pub config: Option<PathBuf>,
+    /// Published configuration; by default the one whose depths, inputs and classes the checkpoint has.
+    pub preset: Option<Preset>,
+    /// Which training code it comes from; by default the one that names tensors that way.
+    pub conventions: Option<Conventions>,
+}
+
+/// What was converted.
+#[derive(Debug, Clone)]
+pub struct Converted {
+    /// The description that was written.
+    pub model: ModelMetadata,
+    /// Number of tensors.
+    pub tensors: usize,
+    /// Number of trained parameters, running statistics not counted.
+    pub parameters: usize,
+    /// What was cut off the names.
+    pub prefix: String,
+    /// Parts of the checkpoint that were left out, such as `optimizer`.
+    pub skipped: Vec<String>,
+    /// The published configuration that was used.
+    pub preset: Option<Preset>,
+    /// The conventions that were used.
+    pub conventions: Conventions,
+}
+
+/// The file given by the user.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Given {
+    #[serde(default)]
+    network: Map<String, Value>,
+    classes: Option<Vec<ClassInfo>>,
+    input: Option<InputSpec>,
+    ignore_label: Option<i64>,
+}
+
+/// Converts `input`, a checkpoint of any container and prefix form, to the model file `output`.
+///
+/// # Errors
+/// Whatever is wrong with the file; a network that is no Point Transformer V2; arguments that the tensors contradict;
+/// arguments that nothing tells; tensors that do not fit or are not finite. Nothing is written then.
+pub fn convert(input: &Path, output: &Path, options: &ConvertOptions) -> Result<Converted> {
+    let checkpoint = checkpoint::read(input)?;
+    let (mut state, converted) = describe(checkpoint, input, options)?;
+    converted.model.store(&mut state);
+    safetensors::write(output, &state)?;
+    Ok(converted)
+}
+
+/// The tensors in single precision and their description.
+fn describe(
+    checkpoint: Checkpoint,
+    input: &Path,
+    options: &ConvertOptions,
+) -> Result<(Tensors, Converted)> {
+    let given = options
+        .config
+        .as_deref()
+        .map(read_config)
+        .transpose()?
+        .unwrap_or_default();
+    let told = architecture::infer(&checkpoint.state)?;
+    let preset = options.preset.or_else(|| Preset::matching(&told));
+    let conventions = options
+        .conventions
+        .unwrap_or(match checkpoint.has_backbone() {
+            true => Conventions::Pointcept,
+            false => Conventions::Original,
+        });
+    let network = network(told, preset, &given.network)?;
+    let lacking = |key: &str| {
+        Error::config(
+            key,
+            "is not told by the checkpoint, and its shape is that of no published configuration; give it in a \
+             configuration file (--config)",
+        )
+    };
+    let classes = given.classes.or_else(|| preset.map(Preset::classes));
+    let spec = given.input.or_else(|| preset.map(|p| p.input(conventions)));
+    let mut model = ModelMetadata::new(
+        Value::Object(network),
+        classes.ok_or_else(|| lacking("classes"))?,
+        spec.ok_or_else(|| lacking("input"))?,
+    );
+    model.ignore_label = given.ignore_label.unwrap_or(conventions.ignore_label());
+    model.notes = notes(&checkpoint, input, conventions);
+    model.check()?;
+    // Loading is the check that every tensor fits, saving gives them in single precision and in the official order.
+    let mut network = Model::new(&model.network, Device::Cpu, 0)?;
+    load_state(&mut network.params, &checkpoint.state)?;
+    let state = save_state(&network.params)?;
+    let parameters = network.params.layout().weight_count();
+    let converted = Converted {
+        model,
+        tensors: state.len(),
+        parameters,
+        prefix: checkpoint.prefix,
+        skipped: checkpoint.skipped,
+        preset,
+        conventions,
+    };
+    Ok((state, converted))
+}
+
+fn read_config(path: &Path) -> Result<Given> {
+    let text = std::fs::read_to_string(path).map_err(|e| Error::io(path, e))?;
+    toml::from_str(&text).map_err(|e| {
+        let place = e
+            .span()
+            .map_or(1, |s| text[..s.start].matches('\n').count() + 1);
+        Error::malformed(path, format!("line {place}"), e.message())
+    })
+}
+
+/// Constructor arguments from the tensors, the preset and the user, the later ones first.
+fn network(
+    told: Map<String, Value>,
+    preset: Option<Preset>,
+    given: &Map<String, Value>,
+) -> Result<Map<String, Value>> {
+    let mut network = told;
+    for (key, value) in given {
+        if let Some(told) = network.get(key).filter(|told| *told != value) {
+            return Err(Error::config(
+                format!("network.{key}"),
+                format!(
+                    "is {value} in the configuration file, but the tensors are those of {told}"
+                ),
+            ));
+        }
+        network.insert(key.clone(), value.clone());
+    }
+    for (key, value) in preset.map(Preset::untold).unwrap_or_default() {
+        network.entry(key).or_insert(value);
+    }
+    let missing: Vec<&str> = UNTOLD
+        .into_iter()
+        .filter(|key| !network.contains_key(*key))
+        .collect();
+    if !missing.is_empty() {
+        return Err(Error::config(
+            format!("network.{}", missing[0]),
+            format!(
+                "cannot be seen in the tensors, and no published configuration has this shape; give {} in the [network] \
+                 table of a configuration file (--config), or --preset {}",
+                missing.join(", "),
+                Preset::ALL.map(Preset::name).join("|")
+            ),
+        ));
+    }
+    for (key, value) in [
+        ("attn_drop_rate", json!(0.0)),
+        ("drop_path_rate", json!(0.0)),
+        ("enable_checkpoint", json!(false)),
+    ] {
+        network.entry(key).or_insert(value);
+    }
+    Ok(network)
+}
+
+fn notes(
+    checkpoint: &Checkpoint,
+    input: &Path,
+    conventions: Conventions,
+) -> std::collections::BTreeMap<String, String> {
+    let file = input.file_name().unwrap_or_default().to_string_lossy();
+    let mut notes = checkpoint.beside.clone();
+    notes.insert(
+        "converted from".into(),
+        format!("{file} ({})", checkpoint.container),
+    );
+    notes.insert("name prefix".into(), checkpoint.prefix.clone());
+    notes.insert("conventions".into(), conventions.name().into());
+    notes
+}
