@@ -1,5 +1,5 @@
 use super::*;
-use crate::geometry::{golden::Golden, shapes};
+use crate::geometry::{MISSING, golden::Golden, shapes};
 use std::time::Instant;
 
 /// Everything against everything, by sorting.

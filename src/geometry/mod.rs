@@ -17,6 +17,7 @@ pub mod knn;
 pub mod neighbors;
 pub mod partition;
 mod ragged;
+mod search;
 mod sort;
 pub mod tree;
 

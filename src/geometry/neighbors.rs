@@ -12,13 +12,13 @@
 
 use super::ragged::check_length;
 use super::tree::SearchTree;
-use super::{MISSING, Ragged, knn};
+use super::{MISSING, Ragged, search};
 use crate::device::Array;
 use crate::{Error, Result};
 use rayon::prelude::*;
 use std::sync::OnceLock;
 
-/// Rows that one task fills.
+/// Fewest rows that one task fills.
 const ROWS: usize = 1024;
 /// Slots that are summed into one partial result.
 const SUMMED: usize = 1 << 14;
@@ -69,8 +69,11 @@ impl Neighbors {
         }
         let keys = tree.nearest_keys(tree, k)?;
         let position = tree.positions();
-        Ok(Self::fill(k, coord, coord, |query, slot| {
-            knn::parts(keys[position[query] as usize * k + slot]).1
+        Ok(Self::fill(k, coord, coord, |query, rows| {
+            let keys = &keys[position[query] as usize * k..][..k];
+            for (row, &key) in rows.iter_mut().zip(keys) {
+                *row = search::parts(key).1;
+            }
         }))
     }
 
@@ -104,37 +107,38 @@ impl Neighbors {
                 ),
             ));
         }
-        Ok(Self::fill(k, queries, points, |query, slot| {
-            index[query * k + slot]
+        Ok(Self::fill(k, queries, points, |query, rows| {
+            rows.copy_from_slice(&index[query * k..][..k]);
         }))
     }
 
-    /// Builds the table from `row(query, slot)`, which gives valid rows.
+    /// Builds the table from `find(query, rows)`, which writes the rows of a query's neighbours.
     fn fill(
         k: usize,
         queries: &[[f32; 3]],
         points: &[[f32; 3]],
-        row: impl Fn(usize, usize) -> u32 + Sync,
+        find: impl Fn(usize, &mut [u32]) + Sync,
     ) -> Neighbors {
         let slots = queries.len() * k;
         let mut index = vec![0u32; slots];
         let [mut x, mut y, mut z] = [(); 3].map(|()| vec![0.0f32; slots]);
         let complete = index
-            .par_chunks_mut(ROWS * k)
-            .zip(x.par_chunks_mut(ROWS * k))
-            .zip(y.par_chunks_mut(ROWS * k))
-            .zip(z.par_chunks_mut(ROWS * k))
+            .par_chunks_mut(k)
+            .zip(x.par_chunks_mut(k))
+            .zip(y.par_chunks_mut(k))
+            .zip(z.par_chunks_mut(k))
+            .zip(queries)
             .enumerate()
-            .map(|(chunk, (((index, x), y), z))| {
+            .with_min_len(ROWS)
+            .map(|(query, ((((rows, x), y), z), center))| {
+                find(query, rows);
                 let mut complete = true;
-                for (slot, index) in index.iter_mut().enumerate() {
-                    let query = chunk * ROWS + slot / k;
-                    *index = row(query, slot % k);
-                    match points.get(*index as usize) {
+                for (slot, &row) in rows.iter().enumerate() {
+                    match points.get(row as usize) {
                         Some(point) => {
-                            x[slot] = point[0] - queries[query][0];
-                            y[slot] = point[1] - queries[query][1];
-                            z[slot] = point[2] - queries[query][2];
+                            x[slot] = point[0] - center[0];
+                            y[slot] = point[1] - center[1];
+                            z[slot] = point[2] - center[2];
                         }
                         None => complete = false,
                     }
@@ -222,7 +226,7 @@ mod tests {
     fn delta_is_the_offset_to_the_neighbour() {
         let (coord, offsets) = shapes::batch(&[shapes::uniform(500, 1), shapes::uniform(3, 2)]);
         let table = Neighbors::self_query(&coord, &offsets, 8).unwrap();
-        let found = knn::knn(&coord, &offsets, &coord, &offsets, 8).unwrap();
+        let found = crate::geometry::knn(&coord, &offsets, &coord, &offsets, 8).unwrap();
         assert_eq!(table.index[..], found.index);
         assert!(!table.is_complete());
         for (slot, &row) in table.index.iter().enumerate() {

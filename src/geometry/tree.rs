@@ -142,16 +142,6 @@ impl Block {
         std::array::from_fn(|axis| self.coord[axis][lane])
     }
 
-    /// Squared distances from `query`: (dx² + dy²) + dz² of direct differences.
-    #[inline(always)]
-    pub fn squared(&self, query: [f32; 3]) -> [f32; WIDTH] {
-        let [x, y, z] = &self.coord;
-        std::array::from_fn(|lane| {
-            let (dx, dy, dz) = (x[lane] - query[0], y[lane] - query[1], z[lane] - query[2]);
-            (dx * dx + dy * dy) + dz * dz
-        })
-    }
-
     /// The box around the points of the block.
     #[inline(always)]
     pub fn bounds(&self) -> ([f32; 3], [f32; 3]) {
@@ -204,23 +194,6 @@ impl Boxes {
             self.high
                 .map(|lanes| lanes.into_iter().fold(f32::NEG_INFINITY, f32::max)),
         )
-    }
-
-    /// Squared gap between each child and the box `low..high`; 0 where they meet.
-    #[inline(always)]
-    pub fn gaps(&self, low: [f32; 3], high: [f32; 3]) -> [f32; WIDTH] {
-        std::array::from_fn(|lane| {
-            let gap = |axis: usize| {
-                let (below, above) = (
-                    low[axis] - self.high[axis][lane],
-                    self.low[axis][lane] - high[axis],
-                );
-                let wide = if below > above { below } else { above };
-                if wide > 0.0 { wide } else { 0.0 }
-            };
-            let (dx, dy, dz) = (gap(0), gap(1), gap(2));
-            (dx * dx + dy * dy) + dz * dz
-        })
     }
 }
 

@@ -73,6 +73,24 @@ fn transpose(z: [__m256; 4]) -> [__m256; 4] {
     }
 }
 
+/// For every choice of lanes the chosen ones in order.
+static PACKED: [[u8; L]; 1 << L] = {
+    let mut table = [[0; L]; 1 << L];
+    let mut chosen = 0;
+    while chosen < table.len() {
+        let (mut lane, mut count) = (0, 0);
+        while lane < L {
+            if chosen >> lane & 1 == 1 {
+                table[chosen][count] = lane as u8;
+                count += 1;
+            }
+            lane += 1;
+        }
+        chosen += 1;
+    }
+    table
+};
+
 // SAFETY of all blocks below: `self` exists, so the processor has AVX2 and FMA; loads and stores are of slices whose
 // length is checked first, or promised by the caller.
 #[allow(
@@ -210,6 +228,24 @@ impl Simd for Avx2 {
         for r in 0..4 {
             let high = &mut y[s[r + 4]..s[r + 4] + 4];
             unsafe { _mm_storeu_ps(high.as_mut_ptr(), _mm256_extractf128_ps::<1>(rows[r])) };
+        }
+    }
+
+    #[inline(always)]
+    fn at_most(self, a: Self::V, b: Self::V) -> u32 {
+        unsafe { _mm256_movemask_ps(_mm256_cmp_ps::<_CMP_LE_OQ>(a, b)) as u32 }
+    }
+
+    #[inline(always)]
+    fn pack(self, chosen: u32, v: Self::V, index: &[u32], y: &mut [f32], rows: &mut [u32]) {
+        assert!(index.len() >= L && y.len() >= L && rows.len() >= L);
+        let from = &PACKED[chosen as usize % PACKED.len()];
+        unsafe {
+            let from = _mm256_cvtepu8_epi32(_mm_loadl_epi64(from.as_ptr().cast()));
+            let index = _mm256_loadu_si256(index.as_ptr().cast());
+            _mm256_storeu_ps(y.as_mut_ptr(), _mm256_permutevar8x32_ps(v, from));
+            let packed = _mm256_permutevar8x32_epi32(index, from);
+            _mm256_storeu_si256(rows.as_mut_ptr().cast(), packed);
         }
     }
 

@@ -210,6 +210,26 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
+    fn at_most(self, a: Self::V, b: Self::V) -> u32 {
+        unsafe { u32::from(_mm512_cmp_ps_mask::<_CMP_LE_OQ>(a, b)) }
+    }
+
+    #[inline(always)]
+    fn pack(self, chosen: u32, v: Self::V, index: &[u32], y: &mut [f32], rows: &mut [u32]) {
+        assert!(index.len() >= L && y.len() >= L && rows.len() >= L);
+        let chosen = chosen as __mmask16;
+        unsafe {
+            // Compressing straight to memory is microcoded on some processors.
+            let index = _mm512_loadu_si512(index.as_ptr().cast());
+            _mm512_storeu_ps(y.as_mut_ptr(), _mm512_maskz_compress_ps(chosen, v));
+            _mm512_storeu_si512(
+                rows.as_mut_ptr().cast(),
+                _mm512_maskz_compress_epi32(chosen, index),
+            );
+        }
+    }
+
+    #[inline(always)]
     unsafe fn load_at(self, x: *const f32) -> Self::V {
         unsafe { _mm512_loadu_ps(x) }
     }

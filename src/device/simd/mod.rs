@@ -101,6 +101,12 @@ pub trait Simd: Copy + Send + Sync + 'static {
     /// The inverse of [`Simd::load_columns`]: `y[starts[l] + c]` becomes lane l of vector c, for lanes in order.
     fn store_columns(self, y: &mut [f32], starts: &[usize], columns: [Self::V; 4]);
 
+    /// One bit per lane, the first lowest: set where a ≤ b, never where one is NaN.
+    fn at_most(self, a: Self::V, b: Self::V) -> u32;
+    /// Writes the lanes of `v` and of `index` whose bit is set in `chosen` side by side, in order. What follows them, up
+    /// to `LANES` values, is overwritten with anything. Panics when a slice is shorter than a vector.
+    fn pack(self, chosen: u32, v: Self::V, index: &[u32], y: &mut [f32], rows: &mut [u32]);
+
     /// Reads `LANES` values.
     ///
     /// # Safety

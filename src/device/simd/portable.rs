@@ -145,6 +145,27 @@ impl Simd for Portable {
     }
 
     #[inline(always)]
+    fn at_most(self, a: Self::V, b: Self::V) -> u32 {
+        let mut bits = 0;
+        for lane in 0..L {
+            bits |= u32::from(a[lane] <= b[lane]) << lane;
+        }
+        bits
+    }
+
+    #[inline(always)]
+    fn pack(self, chosen: u32, v: Self::V, index: &[u32], y: &mut [f32], rows: &mut [u32]) {
+        let (index, y, rows) = (&index[..L], &mut y[..L], &mut rows[..L]);
+        let mut count = 0;
+        for lane in 0..L {
+            // Always writing and sometimes moving on costs less than a branch that is hard to foresee.
+            y[count] = v[lane];
+            rows[count] = index[lane];
+            count += (chosen >> lane & 1) as usize;
+        }
+    }
+
+    #[inline(always)]
     unsafe fn load_at(self, x: *const f32) -> Self::V {
         // SAFETY: the caller promises L readable values.
         unsafe { x.cast::<[f32; L]>().read_unaligned() }

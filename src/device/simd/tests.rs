@@ -220,6 +220,44 @@ fn columns_are_loaded_and_stored_transposed() {
     }
 }
 
+struct Pack<'a>(&'a [f32], &'a [u32], f32, &'a mut [f32], &'a mut [u32]);
+
+impl Kernel for Pack<'_> {
+    type Output = (u32, usize);
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) -> (u32, usize) {
+        let v = s.load(self.0);
+        let chosen = s.at_most(v, s.splat(self.2));
+        s.pack(chosen, v, self.1, self.3, self.4);
+        (chosen, S::LANES)
+    }
+}
+
+#[test]
+fn chosen_lanes_are_packed_in_order() {
+    let mut x: Vec<f32> = (0..16).map(|i| (i * 5 % 16) as f32).collect();
+    x[3] = f32::NAN;
+    let index: Vec<u32> = (100..116).collect();
+    for (level, limit) in levels().flat_map(|l| (-1..17).map(move |limit| (l, limit as f32))) {
+        let (mut y, mut rows) = ([-1.0; 16], [0; 16]);
+        let (chosen, lanes) = dispatch_at(level, Pack(&x, &index, limit, &mut y, &mut rows));
+        let expected: Vec<usize> = (0..lanes).filter(|i| x[*i] <= limit).collect();
+        assert_eq!(
+            chosen,
+            expected.iter().map(|i| 1 << i).sum::<u32>(),
+            "{level} {limit}"
+        );
+        for (slot, lane) in expected.into_iter().enumerate() {
+            assert_eq!(
+                (y[slot], rows[slot]),
+                (x[lane], index[lane]),
+                "{level} {limit}"
+            );
+        }
+    }
+}
+
 #[test]
 fn the_level_in_use_is_one_of_this_processor() {
     assert!(level().is_available());
