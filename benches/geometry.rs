@@ -1,7 +1,7 @@
 //! Speed of the index steps: neighbours, partition, interpolation, transposed lists.
 //!
 //! `cargo bench --bench geometry`; names are `step/cloud/points`. Clouds are a voxelised room (4 cm raster on walls and
-//! floor) and a ground scan by a spinning scanner, whose density varies a thousandfold; both in random order. The
+//! floor) and a ground scan by a spinning scanner, whose density varies a thousandfold; both in random order, `ordered` ones by pooling cell. The
 //! `kiddo` entries are the crate's k-d tree, built and asked in parallel for the same neighbours.
 
 use cairn::device::random::{Random, Sequence};
@@ -71,6 +71,13 @@ fn neighbors(c: &mut Criterion) {
         group.throughput(Throughput::Elements(cloud.len() as u64));
         group.bench_function(BenchmarkId::new(name, count), |b| {
             b.iter(|| Neighbors::self_query(black_box(&cloud), &ends, NEIGHBORS));
+        });
+        let cell = if name == "room" { 0.1 } else { 1.0 };
+        let pooled = partition::grid(&cloud, &ends, cell).unwrap();
+        let order = pooled.order().iter();
+        let ordered: Cloud = order.map(|&row| cloud[row as usize]).collect();
+        group.bench_function(BenchmarkId::new(format!("{name}-ordered"), count), |b| {
+            b.iter(|| Neighbors::self_query(black_box(&ordered), &ends, NEIGHBORS));
         });
         group.bench_function(BenchmarkId::new(format!("{name}-kiddo"), count), |b| {
             b.iter(|| by_kiddo(black_box(&cloud)));

@@ -12,6 +12,8 @@ use crate::device::simd::{Kernel, Simd};
 const CROWD: usize = 96;
 /// How far beyond the last largest squared distance the next block looks.
 const MARGIN: f32 = 1.1;
+/// The same for the first block of a task, of which only one query was asked before.
+const FIRST_MARGIN: f32 = 1.5;
 /// Up to this many candidates are put in order by counting; a multiple of [`WIDTH`].
 const COUNTED: usize = 128;
 /// Candidates beyond K that a walk gathers before it drops the farthest.
@@ -56,7 +58,12 @@ struct Candidates {
     squared: Vec<f32>,
     row: Vec<u32>,
     count: usize,
+    /// Keys on their way into order.
+    slots: [u64; COUNTED],
 }
+
+/// A slot without a key; keys are of finite distances.
+const OPEN: u64 = u64::MAX;
 
 impl Kernel for Task<'_> {
     type Output = ();
@@ -69,19 +76,21 @@ impl Kernel for Task<'_> {
             squared: vec![0.0; (CROWD + 2) * WIDTH],
             row: vec![0; (CROWD + 2) * WIDTH],
             count: 0,
+            slots: [OPEN; COUNTED],
         };
-        let mut guess = None;
+        // A first look around the first query tells how dense the points are here.
+        let first = self.queries.blocks[self.first].point(0);
+        walk(s, points, first, k, &mut found);
+        found.smallest(s, &mut self.out[..k]);
+        let mut limit = (parts(self.out[k - 1]).0 * FIRST_MARGIN).min(farthest());
         for (number, rows) in (self.first..).zip(self.out.chunks_mut(WIDTH * k)) {
             let block = &self.queries.blocks[number];
-            let limit = match guess {
-                Some(limit) if collect(s, points, block.bounds(), limit, &mut near) => Some(limit),
-                _ => None,
-            };
+            let collected = collect(s, points, block.bounds(), limit, &mut near);
             let mut reach = 0.0f32;
             for (lane, out) in rows.chunks_exact_mut(k).enumerate() {
                 let query = block.point(lane);
                 let mut settled = false;
-                if let Some(limit) = limit {
+                if collected {
                     found.count = 0;
                     for &number in &near {
                         take(s, &points.blocks[number as usize], query, limit, &mut found);
@@ -91,10 +100,10 @@ impl Kernel for Task<'_> {
                 if !settled {
                     walk(s, points, query, k, &mut found);
                 }
-                found.smallest(out);
+                found.smallest(s, out);
                 reach = reach.max(parts(out[k - 1]).0);
             }
-            guess = Some((reach * MARGIN).min(farthest()));
+            limit = (reach * MARGIN).min(farthest());
         }
     }
 }
@@ -263,9 +272,9 @@ impl Candidates {
 
     /// Writes the smallest to `out`, ascending, and fills what is left with missing neighbours.
     #[inline(always)]
-    fn smallest(&mut self, out: &mut [u64]) {
+    fn smallest<S: Simd>(&mut self, s: S, out: &mut [u64]) {
         let kept = self.count.min(out.len());
-        if !(self.count <= COUNTED && self.count_smaller(out)) {
+        if !(self.count <= COUNTED && self.count_nearer(s, out)) {
             self.sort(&mut out[..kept]);
         }
         out[kept..].fill(key(MISSING_SQUARED, MISSING));
@@ -273,29 +282,30 @@ impl Candidates {
 
     /// Puts each candidate where the number of nearer ones says; false when equal distances leave the order open.
     #[inline(always)]
-    fn count_smaller(&mut self, out: &mut [u64]) -> bool {
-        const OPEN: u64 = u64::MAX;
+    fn count_nearer<S: Simd>(&mut self, s: S, out: &mut [u64]) -> bool {
         let count = self.count;
+        self.slots[..count].fill(OPEN);
+        // Infinitely far: not counted as nearer by any candidate.
         self.squared[count..count.next_multiple_of(WIDTH)].fill(f32::INFINITY);
-        let mut slots = [OPEN; COUNTED];
-        for first in (0..count).step_by(WIDTH) {
-            let mut rank = [0u32; WIDTH];
-            let mut mine = [0.0; WIDTH];
-            mine.copy_from_slice(&self.squared[first..first + WIDTH]);
+        let mut rank = [0.0; WIDTH];
+        for first in (0..count).step_by(S::LANES) {
+            let mine = s.load(&self.squared[first..]);
+            let mut nearer = s.zero();
             for &other in &self.squared[..count] {
-                for lane in 0..WIDTH {
-                    rank[lane] += u32::from(other < mine[lane]);
-                }
+                let ahead = s.sub(mine, s.splat(other));
+                nearer = s.add(nearer, s.where_positive(ahead, s.splat(1.0)));
             }
-            for lane in 0..WIDTH.min(count - first) {
-                slots[rank[lane] as usize % COUNTED] = key(mine[lane], self.row[first + lane]);
+            s.store(&mut rank, nearer);
+            for lane in 0..S::LANES.min(count - first) {
+                let key = key(self.squared[first + lane], self.row[first + lane]);
+                self.slots[rank[lane] as u32 as usize % COUNTED] = key;
             }
         }
         // Two that tie take one slot and leave the next one open. One slot more than is asked for shows a tie across
         // the border.
-        let settled = !slots[..count.min(out.len() + 1)].contains(&OPEN);
+        let settled = !self.slots[..count.min(out.len() + 1)].contains(&OPEN);
         let kept = count.min(out.len());
-        out[..kept].copy_from_slice(&slots[..kept]);
+        out[..kept].copy_from_slice(&self.slots[..kept]);
         settled
     }
 
