@@ -1,13 +1,15 @@
 //! `cairn info`: what a scan or a checkpoint holds.
 
 use super::{Global, print, progress::Progress, signals};
-use crate::Result;
 use crate::cloud::PointCloud;
 use crate::io::{self, Reader};
+use crate::weights::{self, safetensors};
+use crate::{Error, Result};
 use anyhow::Context;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::fmt::Write;
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -34,12 +36,62 @@ pub struct Args {
 /// Runs the subcommand.
 pub fn run(args: Args, global: &Global) -> anyhow::Result<ExitCode> {
     let path = &args.file;
+    if is_checkpoint(path)? {
+        return checkpoint(path, args.json);
+    }
     let info = ScanInfo::read(path, global).context("reading the scan")?;
     if args.json {
         print::json(&info)?;
     } else {
         print::result(&info.text(path))?;
     }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// True when the first bytes are those of a safetensors file, a zip archive or a pickle.
+fn is_checkpoint(path: &Path) -> Result<bool> {
+    let mut head = Vec::new();
+    std::fs::File::open(path)
+        .and_then(|file| file.take(16).read_to_end(&mut head))
+        .map_err(|e| Error::io(path, e))?;
+    Ok(safetensors::recognise(&head) || head.starts_with(b"PK") || head.starts_with(&[0x80]))
+}
+
+/// Prints what a checkpoint holds.
+fn checkpoint(path: &Path, json: bool) -> anyhow::Result<ExitCode> {
+    let info = weights::info(path).context("reading the checkpoint")?;
+    if json {
+        print::json(&info)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let mut text = format!("{}: checkpoint ({})\n", path.display(), info.container);
+    let _ = writeln!(
+        text,
+        "  parameters  {} in {} tensors",
+        info.parameters,
+        info.tensors.len()
+    );
+    let network = info
+        .model
+        .as_ref()
+        .map(|m| &m.network)
+        .or(info.architecture.as_ref());
+    if let Some(kind) = network.and_then(|n| n.get("type")?.as_str()) {
+        let _ = writeln!(text, "  network     {kind}");
+    }
+    if let Some(model) = &info.model {
+        let _ = writeln!(text, "  classes     {}", model.class_names().join(", "));
+        let _ = writeln!(text, "  voxel size  {} m", model.input.voxel_size);
+        for (key, note) in &model.notes {
+            let _ = writeln!(text, "  {key}: {note}");
+        }
+    } else if let Some(preset) = info.preset {
+        let _ = writeln!(
+            text,
+            "  shape of    {preset}; `cairn convert` makes a model of it"
+        );
+    }
+    print::result(&text)?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -5,6 +5,7 @@
 //!
 //! A new subcommand is a file with `Args` and `run`, a variant of [`Command`] and a line in [`run`].
 
+mod convert;
 mod eval;
 mod forward;
 mod info;
@@ -74,6 +75,7 @@ enum Command {
     Info(info::Args),
     Train(train::Args),
     Eval(eval::Args),
+    Convert(convert::Args),
     Verify(verify::Args),
     Forward(forward::Args),
 }
@@ -97,6 +99,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Info(args) => info::run(args, &global),
         Command::Train(args) => train::run(args, &global),
         Command::Eval(args) => eval::run(args, &global),
+        Command::Convert(args) => convert::run(args, &global),
         Command::Verify(args) => verify::run(args, &global),
     }
 }

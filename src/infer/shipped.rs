@@ -25,7 +25,20 @@ pub struct Shipped {
 }
 
 /// All models, in the order in which help lists them.
-pub const SHIPPED: &[Shipped] = &[];
+pub const SHIPPED: &[Shipped] = &[
+    Shipped {
+        name: "airborne",
+        description: "airborne LiDAR of towns: ground, vegetation, building",
+        bytes: include_bytes!("../../data/models/airborne.safetensors"),
+        fits: Facts::airborne,
+    },
+    Shipped {
+        name: "robot_cell",
+        description: "static LiDAR of a robot cell: floor, wall, robot, human, AGV",
+        bytes: include_bytes!("../../data/models/robot_cell.safetensors"),
+        fits: Facts::robot_cell,
+    },
+];
 
 /// What is measured on a scan to choose a model.
 #[derive(Debug, Clone, PartialEq)]

@@ -29,7 +29,13 @@ fn adamw_matches_the_reference_file() {
     for tensor in 0..2 {
         let mut values = file.f32(&format!("p{tensor}.0"));
         let count = values.len();
-        let mut rule = AdamW::new(count, vec![0..count], 0.999, 1e-8, 0.05);
+        let mut rule = AdamW::new(
+            count,
+            std::iter::once(0..count).collect(),
+            0.999,
+            1e-8,
+            0.05,
+        );
         for step in 1..=5 {
             let gradients = file.f32(&format!("g{tensor}.{step}"));
             rule.step(&mut values, &gradients, adamw().base());

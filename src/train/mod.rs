@@ -187,7 +187,8 @@ impl<'a> Run<'a> {
         watch: &mut dyn Watch,
     ) -> Result<()> {
         let config = self.session.config;
-        let every = |steps: u64, interval: Option<u64>| interval.is_some_and(|n| steps % n == 0);
+        let every =
+            |steps: u64, interval: Option<u64>| interval.is_some_and(|n| steps.is_multiple_of(n));
         let mut clock = Instant::now();
         for prepared in batches {
             let prepared = prepared?;

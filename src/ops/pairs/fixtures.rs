@@ -31,6 +31,10 @@ impl Table {
         self.neighbors.index.len()
     }
 
+    #[allow(
+        clippy::misnamed_getters,
+        reason = "a self query: both are the number of points"
+    )]
     pub fn points(&self) -> usize {
         self.neighbors.queries
     }
