@@ -50,6 +50,9 @@ pub fn run(args: Args, global: &Global) -> anyhow::Result<ExitCode> {
 
 /// True when the first bytes are those of a safetensors file, a zip archive or a pickle.
 fn is_checkpoint(path: &Path) -> Result<bool> {
+    if path.is_dir() {
+        return Ok(false);
+    }
     let mut head = Vec::new();
     std::fs::File::open(path)
         .and_then(|file| file.take(16).read_to_end(&mut head))

@@ -68,7 +68,7 @@ pub fn room(count: usize) -> PointCloud {
     let coord: Vec<[f64; 3]> = (0..count)
         .map(|_| {
             let (x, y) = (8.0 * s.uniform(), 6.0 * s.uniform());
-            let high = (x as usize + y as usize) % 3 == 0;
+            let high = (x as usize + y as usize).is_multiple_of(3);
             [x, y, if high { 1.0 } else { 0.0 } + 0.01 * s.uniform()]
         })
         .collect();
