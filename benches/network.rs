@@ -80,7 +80,7 @@ impl Case {
             .map(|p| [p[0].sin().abs(), p[1].cos().abs(), 0.5]);
         let rows = coord.iter().zip(color);
         let feat: Vec<f32> = rows.flat_map(|(p, c)| p.iter().copied().chain(c)).collect();
-        let target: Vec<i32> = (0..points as i32).map(|i| i % 13).collect();
+        let target: Vec<i32> = (0..coord.len() as i32).map(|i| i % 13).collect();
         Case {
             model,
             coord,

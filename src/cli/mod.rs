@@ -3,7 +3,7 @@
 //! Results go to standard output, everything else to standard error. Exit codes: 0 done, 1 failed, 2 bad input or
 //! arguments, 130 interrupted.
 //!
-//! A new subcommand is a file with `Args` and `run`, a variant of [`Command`] and a line in [`run`].
+//! A new subcommand is a file with `Args` and `run`, a variant of `Command` and a line in `run`.
 
 mod convert;
 mod eval;

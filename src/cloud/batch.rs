@@ -9,10 +9,10 @@ pub const IGNORED: i32 = -1;
 ///
 /// | field | shape | meaning |
 /// |---|---|---|
-/// | coord | [N] × 3 | positions, metres, in each cloud's own frame |
+/// | coord | \[N\] × 3 | positions, metres, in each cloud's own frame |
 /// | feat | [N, C] row-major | network input |
 /// | offsets | [B + 1] | first row of every cloud; starts with 0, ends with N |
-/// | target | [N] | class of every row, [`IGNORED`] where there is none |
+/// | target | \[N\] | class of every row, [`IGNORED`] where there is none |
 #[derive(Debug, Clone, PartialEq)]
 pub struct Batch {
     /// Positions, metres.
@@ -54,7 +54,7 @@ impl Batch {
         self.offsets.len() - 1
     }
 
-    /// Appends one cloud: `coord` [N], `feat` [N, channels], `target` [N].
+    /// Appends one cloud: `coord` \[N\], `feat` [N, channels], `target` \[N\].
     ///
     /// # Errors
     /// Lists of different lengths; the batch is left as it was.

@@ -2,7 +2,7 @@
 //!
 //! | value | shape | meaning |
 //! |---|---|---|
-//! | coord | [N] × 3 | positions, metres |
+//! | coord | \[N\] × 3 | positions, metres |
 //! | centre | row number | the point in the middle of the crop |
 //! | result | [min(n, N)] | rows that stay, ascending |
 //!

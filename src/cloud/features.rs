@@ -152,17 +152,17 @@ pub fn channels(features: &[Feature]) -> usize {
 /// A cloud on its way into a network: what its features need, as f32.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Sample {
-    /// [N] × 3, metres, relative to `origin`; augmentation moves them.
+    /// \[N\] × 3, metres, relative to `origin`; augmentation moves them.
     pub coord: Vec<[f32; 3]>,
     /// What was subtracted from the scan's coordinates, metres.
     pub origin: [f64; 3],
-    /// [N] × 3, red, green, blue, 0–255.
+    /// \[N\] × 3, red, green, blue, 0–255.
     pub color: Option<Vec<[f32; 3]>>,
-    /// [N] × 3.
+    /// \[N\] × 3.
     pub normal: Option<Vec<[f32; 3]>>,
-    /// One list of [N] raw values for every feature that is neither `coord`, `color` nor `normal`, in order.
+    /// One list of \[N\] raw values for every feature that is neither `coord`, `color` nor `normal`, in order.
     pub scalars: Vec<Vec<f32>>,
-    /// [N] classes, or -1; empty when the scan has no labels.
+    /// \[N\] classes, or -1; empty when the scan has no labels.
     pub label: Vec<i32>,
 }
 

@@ -5,8 +5,8 @@
 //!
 //! | value | shape | meaning |
 //! |---|---|---|
-//! | coord | [N] × 3 | positions, metres, f32 or f64 |
-//! | [`Voxels::inverse`] | [N] | voxel of every point |
+//! | coord | \[N\] × 3 | positions, metres, f32 or f64 |
+//! | [`Voxels::inverse`] | \[N\] | voxel of every point |
 //! | [`Voxels::members`] | ragged, V lists over N | points of every voxel, ascending |
 //!
 //! Training takes one random member per voxel ([`Voxels::pick`]); testing runs as many fragments as the fullest voxel has

@@ -7,7 +7,7 @@
 //! | value | shape | meaning |
 //! |---|---|---|
 //! | points, queries | [N, 3], [M, 3] | metres; often the same cloud, and then a point finds itself first |
-//! | index | [M, K] | rows of `points`; [`MISSING`] where the element has fewer than K points |
+//! | index | [M, K] | rows of `points`; `MISSING` where the element has fewer than K points |
 //! | squared | [M, K] | squared distances, m²; 1e10 where missing |
 //!
 //! Points 1e5 m or farther away are never found (Point Transformer V2's reference code starts its heap with that
@@ -37,7 +37,7 @@ const TASK: usize = 64;
 pub struct Knn {
     /// Neighbours per query.
     pub k: usize,
-    /// [M, K] row-major: rows of the points, nearest first, [`MISSING`] at the end.
+    /// [M, K] row-major: rows of the points, nearest first, `MISSING` at the end.
     pub index: Vec<u32>,
     /// [M, K] row-major: squared distances, m²; [`MISSING_SQUARED`] where missing.
     pub squared: Vec<f32>,

@@ -8,7 +8,7 @@
 //! | value | shape | meaning |
 //! |---|---|---|
 //! | coord | [N, 3] | metres |
-//! | cluster | [N] | pooled point of each point |
+//! | cluster | \[N\] | pooled point of each point |
 //! | members | ragged, S lists over N | points of each pooled point, ascending |
 //! | pooled coord | [S, 3] | mean of the members, metres |
 //!
@@ -23,11 +23,11 @@ use rayon::prelude::*;
 /// Points grouped by grid cell, with lists in both directions.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Partition {
-    /// [N] pooled point of each point.
+    /// \[N\] pooled point of each point.
     pub cluster: Array<u32>,
     /// S lists: the points of each pooled point, ascending.
     pub members: Ragged,
-    /// [S] mean position of the members, metres.
+    /// \[S\] mean position of the members, metres.
     pub coord: Vec<[f32; 3]>,
     /// Batch of the pooled points: B+1 offsets.
     pub offsets: Vec<usize>,

@@ -3,7 +3,7 @@
 use crate::Result;
 use std::fmt;
 
-/// Shape of a value: a row-major matrix of `f32`. A vector [C] is one row of C; pair tensors are [N·K, G].
+/// Shape of a value: a row-major matrix of `f32`. A vector \[C\] is one row of C; pair tensors are [N·K, G].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Shape {
     /// Number of rows.

@@ -57,7 +57,7 @@ impl ParamSpec {
         self.len() == 0
     }
 
-    /// The shape that ops see: [C] is one row, [O, I] is O rows, further dimensions are folded into the row.
+    /// The shape that ops see: \[C\] is one row, [O, I] is O rows, further dimensions are folded into the row.
     pub fn shape(&self) -> Shape {
         match self.dims.as_slice() {
             [] => Shape::new(1, 1),

@@ -9,7 +9,7 @@ use crate::{Error, Result};
 /// Rows per parallel piece of the softmax.
 const CHUNK: usize = 1 << 12;
 
-/// Runs `model` in inference form on a ragged batch: `coord` [N] metres, `offsets` B+1 entries, `feat` [N, Cin].
+/// Runs `model` in inference form on a ragged batch: `coord` \[N\] metres, `offsets` B+1 entries, `feat` [N, Cin].
 /// Returns the logits [N, C].
 ///
 /// # Errors

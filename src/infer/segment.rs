@@ -56,7 +56,7 @@ pub trait Classifier {
     /// Number of classes.
     fn classes(&self) -> usize;
 
-    /// Probabilities [N, C] for one cloud: `coord` [N] in metres, `feat` [N, Cin].
+    /// Probabilities [N, C] for one cloud: `coord` \[N\] in metres, `feat` [N, Cin].
     fn probabilities(&mut self, coord: &[[f32; 3]], feat: Vec<f32>) -> Result<Vec<f32>>;
 }
 

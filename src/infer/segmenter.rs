@@ -74,7 +74,7 @@ impl Segmenter {
         &self.metadata
     }
 
-    /// Logits [N, C] of a ragged batch of prepared points: `coord` [N] in metres, `offsets` B+1 entries, `feat` [N, Cin].
+    /// Logits [N, C] of a ragged batch of prepared points: `coord` \[N\] in metres, `offsets` B+1 entries, `feat` [N, Cin].
     ///
     /// # Errors
     /// As [`predict::logits`].

@@ -2,7 +2,7 @@
 //!
 //! | value | shape | meaning |
 //! |---|---|---|
-//! | coord | [N] × 3 | positions, metres |
+//! | coord | \[N\] × 3 | positions, metres |
 //! | [`Tile::rows`] | ascending | the points of a tile: its core and a margin around it |
 //! | [`Tile::core`] | ascending | positions in `rows` of the points that the tile decides on |
 //!

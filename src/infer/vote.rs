@@ -3,8 +3,8 @@
 //! | value | shape | meaning |
 //! |---|---|---|
 //! | sums | [N, C] | probabilities added up per point |
-//! | class | [N] | first class of the largest sum; -1 for a point that was never seen |
-//! | confidence | [N] | that sum divided by all of the point's, 0 to 1 |
+//! | class | \[N\] | first class of the largest sum; -1 for a point that was never seen |
+//! | confidence | \[N\] | that sum divided by all of the point's, 0 to 1 |
 
 use rayon::prelude::*;
 

@@ -7,7 +7,7 @@
 //! | PCD 0.5–0.7, ascii, binary, compressed | `pcd/` | yes | yes |
 //! | NPY, tables and records | `npy/` | yes | yes |
 //!
-//! [`read`] takes a whole scan into memory, [`open`] gives it piece by piece; [`write`] and [`create`] are their
+//! [`read`] takes a whole scan into memory, [`open`] gives it piece by piece; [`write()`] and [`create`] are their
 //! counterparts. A scan keeps the bytes of its points and everything else that the file held, so that writing the same
 //! format again loses nothing: only the label and the confidence are new. Another format gets every attribute that it
 //! can hold.
@@ -237,7 +237,7 @@ pub fn create(path: impl AsRef<Path>, plan: &Output<'_>) -> Result<Box<dyn Write
     (format_of_name(path)?.create)(Atomic::create(path)?, plan)
 }
 
-/// Finds out before the work is done whether [`write`] can succeed: whether the name asks for a known format, the
+/// Finds out before the work is done whether [`write()`] can succeed: whether the name asks for a known format, the
 /// folder can be written, and the format holds the points of the scan and the class codes.
 pub fn check_output(path: impl AsRef<Path>, scan: &Scan, codes: &[i32]) -> Result<()> {
     let path = path.as_ref();

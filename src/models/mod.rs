@@ -64,7 +64,7 @@ pub trait Network: fmt::Debug + Send + Sync {
     /// Number of classes.
     fn classes(&self) -> usize;
 
-    /// Computes the index lists of one batch: `coord` [N] in metres, `offsets` with B+1 entries.
+    /// Computes the index lists of one batch: `coord` \[N\] in metres, `offsets` with B+1 entries.
     fn geometry(&self, coord: &[[f32; 3]], offsets: &[usize]) -> Result<Geometry>;
 
     /// The point sets of all levels.

@@ -17,7 +17,7 @@ pub const MOMENTUM: f32 = 0.1;
 pub struct Linear {
     /// [O, I].
     pub weight: ParamId,
-    /// [O].
+    /// \[O\].
     pub bias: Option<ParamId>,
     inputs: usize,
     outputs: usize,

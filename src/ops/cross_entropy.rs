@@ -20,7 +20,7 @@ use crate::graph::{Backward, Forward, Op, Plan, Shape};
 use crate::{Error, Result};
 use rayon::prelude::*;
 
-/// Weighted mean of −log softmax(x)[target].
+/// Weighted mean of −log softmax(x)\[target\].
 #[derive(Debug, Clone)]
 pub struct CrossEntropy {
     target: Array<i32>,

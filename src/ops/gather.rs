@@ -20,7 +20,7 @@ use crate::{Error, Result};
 /// Rows of one parallel chunk.
 const ROWS: usize = 256;
 
-/// y[i] = x[index[i]].
+/// y\[i\] = x[index\[i\]].
 #[derive(Debug, Clone)]
 pub struct Gather {
     index: Array<u32>,

@@ -21,7 +21,7 @@ pub struct GroupedWeight {
 }
 
 impl GroupedWeight {
-    /// The matrix [G, C] of `weight` [C].
+    /// The matrix [G, C] of `weight` \[C\].
     pub fn expand(weight: &[f32], groups: usize) -> Vec<f32> {
         let channels = weight.len();
         let mut matrix = vec![0.0; groups * channels];

@@ -25,7 +25,7 @@ const SEGMENTS: usize = 64;
 /// Rows of one parallel chunk.
 const ROWS: usize = 256;
 
-/// y[s] = max over segment s.
+/// y\[s\] = max over segment s.
 #[derive(Debug, Clone)]
 pub struct SegmentMax {
     segments: Ragged,

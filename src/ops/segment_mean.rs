@@ -18,7 +18,7 @@ use crate::graph::{Backward, Forward, Op, Plan, Shape};
 use crate::{Error, Result};
 use std::sync::OnceLock;
 
-/// y[s] = mean over segment s.
+/// y\[s\] = mean over segment s.
 #[derive(Debug, Clone)]
 pub struct SegmentMean {
     segments: Ragged,

@@ -98,7 +98,7 @@ pub struct Supervised {
 }
 
 impl Supervised {
-    /// Records the loss of `logits` [N, C] against `target` [N].
+    /// Records the loss of `logits` [N, C] against `target` \[N\].
     ///
     /// # Errors
     /// Labels that are no class.

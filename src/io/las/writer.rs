@@ -92,6 +92,10 @@ pub(super) fn create(
             (frame, Recipe::Fresh(fresh), warnings)
         }
     };
+    #[cfg_attr(
+        not(feature = "laz"),
+        allow(unused_mut, reason = "only LAZ marks the format")
+    )]
     let mut format_byte = frame.format;
     #[cfg(feature = "laz")]
     if packing == Packing::Compressed {
@@ -296,6 +300,13 @@ impl Writer for LasWriter {
             warnings,
             ..
         } = *self;
+        #[cfg_attr(
+            not(feature = "laz"),
+            allow(
+                clippy::infallible_destructuring_match,
+                reason = "one variant without LAZ"
+            )
+        )]
         let mut output = match sink {
             Sink::Plain(output) => output,
             #[cfg(feature = "laz")]
