@@ -1,11 +1,13 @@
-//! Speed of the index steps: neighbours, partition, interpolation, transposed lists.
+//! Speed of the index steps: neighbours, sampling, partition, interpolation, transposed lists.
 //!
 //! `cargo bench --bench geometry`; names are `step/cloud/points`. Clouds are a voxelised room (4 cm raster on walls and
 //! floor) and a ground scan by a spinning scanner, whose density varies a thousandfold; both in random order, `ordered` ones by pooling cell. The
 //! `kiddo` entries are the crate's k-d tree, built and asked in parallel for the same neighbours.
 
 use cairn::device::random::{Random, Sequence};
-use cairn::geometry::{Interpolation, Neighbors, SearchTree, partition};
+use cairn::geometry::{
+    Choice, Interpolation, Neighbors, SearchTree, farthest_points, partition, radius_neighbors,
+};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use rayon::prelude::*;
 use std::hint::black_box;
@@ -143,6 +145,30 @@ fn pooling(c: &mut Criterion) {
     group.finish();
 }
 
+fn sampling(c: &mut Criterion) {
+    let mut group = c.benchmark_group("farthest-points");
+    for (name, count, cloud) in clouds(&[80_000]) {
+        let ends = [0, cloud.len()];
+        group.throughput(Throughput::Elements(cloud.len() as u64));
+        group.bench_function(BenchmarkId::new(name, count), |b| {
+            b.iter(|| farthest_points(black_box(&cloud), &ends, &[cloud.len() / 8]));
+        });
+    }
+    group.finish();
+    let mut group = c.benchmark_group("radius");
+    for (name, count, cloud) in clouds(&[80_000]) {
+        let ends = [0, cloud.len()];
+        group.throughput(Throughput::Elements(cloud.len() as u64));
+        for choice in [Choice::First, Choice::Nearest] {
+            let id = BenchmarkId::new(format!("{name}-{choice:?}").to_lowercase(), count);
+            group.bench_function(id, |b| {
+                b.iter(|| radius_neighbors(black_box(&cloud), &ends, 0.1, 34, choice));
+            });
+        }
+    }
+    group.finish();
+}
+
 fn lists(c: &mut Criterion) {
     let mut group = c.benchmark_group("neighbor-table");
     for (name, count, cloud) in clouds(&[40_000]) {
@@ -159,5 +185,5 @@ fn lists(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, neighbors, tree, pooling, lists);
+criterion_group!(benches, neighbors, tree, pooling, sampling, lists);
 criterion_main!(benches);

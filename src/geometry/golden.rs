@@ -1,4 +1,4 @@
-//! Reads the reference files under `data/golden/ptv2`.
+//! Reads the reference files under `data/golden`.
 
 use safetensors::{Dtype, SafeTensors};
 
@@ -8,8 +8,13 @@ pub struct Golden(Vec<u8>);
 impl Golden {
     /// Opens `data/golden/ptv2/<name>.safetensors`.
     pub fn open(name: &str) -> Golden {
-        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/data/golden/ptv2");
-        Golden(std::fs::read(format!("{folder}/{name}.safetensors")).unwrap())
+        Golden::of("ptv2", name)
+    }
+
+    /// Opens `data/golden/<network>/<name>.safetensors`.
+    pub fn of(network: &str, name: &str) -> Golden {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/data/golden");
+        Golden(std::fs::read(format!("{folder}/{network}/{name}.safetensors")).unwrap())
     }
 
     fn bytes<const SIZE: usize>(&self, name: &str, kind: Dtype) -> Vec<[u8; SIZE]> {

@@ -8,24 +8,30 @@
 //! |---|---|---|
 //! | K nearest neighbours | [`Knn`], [`Neighbors`] | [`knn`](mod@knn), [`neighbors`] |
 //! | grid clustering | [`Partition`] | [`partition`] |
+//! | farthest point sampling | [`farthest_points`] | [`farthest_point`] |
+//! | neighbours within a radius | [`radius_neighbors`](radius::radius_neighbors) | [`radius`] |
 //! | interpolation stencil | [`Interpolation`] | [`interpolation`] |
 //! | all of these for one batch, each computed once | [`Hierarchy`] | [`hierarchy`] |
 
+pub mod farthest_point;
 pub mod hierarchy;
 pub mod interpolation;
 pub mod knn;
 pub mod neighbors;
 pub mod partition;
+pub mod radius;
 mod ragged;
 mod search;
 mod sort;
 pub mod tree;
 
+pub use farthest_point::{farthest_of_tree, farthest_points, ratio_counts, stride_counts};
 pub use hierarchy::Hierarchy;
 pub use interpolation::Interpolation;
 pub use knn::{Knn, MAX_NEIGHBORS, knn};
 pub use neighbors::{Moments, Neighbors};
 pub use partition::Partition;
+pub use radius::{Choice, radius_neighbors};
 pub use ragged::{Ragged, check_offsets};
 pub use tree::SearchTree;
 

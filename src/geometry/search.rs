@@ -215,7 +215,7 @@ fn is_finite(p: [f32; 3]) -> bool {
 
 /// Writes the squared gaps between the children and the box `low..high`; gives one bit per child within `limit`.
 #[inline(always)]
-fn within<S: Simd>(
+pub(super) fn within<S: Simd>(
     s: S,
     boxes: &Boxes,
     low: [f32; 3],

@@ -109,14 +109,10 @@ impl Element {
         let mut found = vec![true; items.len().div_ceil(WIDTH)];
         arrange(&mut items, &mut found);
         let blocks: Vec<Block> = items.chunks(WIDTH).map(Block::new).collect();
-        let mut levels = vec![Boxes::of_blocks(&blocks, &found)];
-        while levels[levels.len() - 1].len() > 1 {
-            levels.push(Boxes::above(&levels[levels.len() - 1]));
-        }
         Element {
             points: coord.len(),
+            levels: Boxes::levels(&blocks, &found),
             blocks,
-            levels,
         }
     }
 }
@@ -161,6 +157,15 @@ impl Boxes {
         low: [[f32::MAX; WIDTH]; 3],
         high: [[f32::MIN; WIDTH]; 3],
     };
+
+    /// Boxes of the blocks that can be found, and of the levels above them up to a single entry.
+    pub fn levels(blocks: &[Block], found: &[bool]) -> Vec<Vec<Boxes>> {
+        let mut levels = vec![Boxes::of_blocks(blocks, found)];
+        while levels[levels.len() - 1].len() > 1 {
+            levels.push(Boxes::above(&levels[levels.len() - 1]));
+        }
+        levels
+    }
 
     fn of_blocks(blocks: &[Block], found: &[bool]) -> Vec<Boxes> {
         let mut boxes = vec![Boxes::EMPTY; blocks.len().div_ceil(WIDTH)];
