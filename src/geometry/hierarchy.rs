@@ -1,7 +1,7 @@
 //! Geometry of one batch: every level, neighbour table, partition and stencil that a network asks for, each computed
 //! once however often it is asked for.
 //!
-//! Level 0 is the input; every pool makes a further level. A decoder stage that asks for the neighbours its encoder
+//! Level 0 is the input; every pool and every thinning makes a further level. A decoder stage that asks for the neighbours its encoder
 //! stage had gets the same table, and all questions about a level share one search tree.
 //!
 //! ```
@@ -15,8 +15,10 @@
 //! # Ok::<(), cairn::Error>(())
 //! ```
 
+use super::farthest_point::farthest_of_tree;
+use super::radius::radius_of_tree;
 use super::ragged::check_offsets;
-use super::{Interpolation, Neighbors, Partition, SearchTree, partition};
+use super::{Choice, Interpolation, Neighbors, Padding, Partition, SearchTree, partition};
 use crate::{Error, Result};
 use std::sync::Arc;
 
@@ -25,7 +27,7 @@ use std::sync::Arc;
 pub struct Hierarchy {
     levels: Vec<Level>,
     pools: Vec<Pool>,
-    stencils: Vec<((usize, usize), Arc<Interpolation>)>,
+    stencils: Vec<((usize, usize, Padding), Arc<Interpolation>)>,
 }
 
 /// One point set.
@@ -35,6 +37,8 @@ struct Level {
     offsets: Vec<usize>,
     tree: Option<Arc<SearchTree>>,
     neighbors: Vec<Arc<Neighbors>>,
+    /// Farthest points: how many per element, and their rows.
+    sampled: (Vec<usize>, Vec<u32>),
 }
 
 /// A partition of level `fine` that made level `coarse`.
@@ -119,14 +123,96 @@ impl Hierarchy {
     /// The stencil that interpolates from level `coarse` to level `fine`. Errors when a level does not exist or there is
     /// no coarse point to read.
     pub fn interpolation(&mut self, fine: usize, coarse: usize) -> Result<Arc<Interpolation>> {
-        let pair = (fine, coarse);
-        if let Some((_, known)) = self.stencils.iter().find(|(levels, _)| *levels == pair) {
+        self.interpolation_padded(fine, coarse, Padding::LastRow)
+    }
+
+    /// As [`Hierarchy::interpolation`] with a choice of the row that missing neighbours read.
+    pub fn interpolation_padded(
+        &mut self,
+        fine: usize,
+        coarse: usize,
+        padding: Padding,
+    ) -> Result<Arc<Interpolation>> {
+        let request = (fine, coarse, padding);
+        if let Some((_, known)) = self.stencils.iter().find(|(of, _)| *of == request) {
             return Ok(known.clone());
         }
         let (fine, coarse) = (self.tree(fine)?, self.tree(coarse)?);
-        let stencil = Arc::new(Interpolation::from_trees(&fine, &coarse)?);
-        self.stencils.push((pair, stencil.clone()));
+        let stencil = Arc::new(Interpolation::padded(&fine, &coarse, padding)?);
+        self.stencils.push((request, stencil.clone()));
         Ok(stencil)
+    }
+
+    /// The neighbours of every point of `level` within `radius` metres. Errors as [`radius`](super::radius), or when the
+    /// level does not exist.
+    pub fn ball(
+        &mut self,
+        level: usize,
+        radius: f32,
+        k: usize,
+        choice: Choice,
+    ) -> Result<Arc<Neighbors>> {
+        let tree = self.tree(level)?;
+        let coord = &self.levels[level].coord;
+        Ok(Arc::new(radius_of_tree(coord, &tree, radius, k, choice)?))
+    }
+
+    /// The `k` nearest points of level `points` for every point of level `queries`. Errors as
+    /// [`knn`](fn@super::knn), or when a level does not exist.
+    pub fn neighbors_between(
+        &mut self,
+        queries: usize,
+        points: usize,
+        k: usize,
+    ) -> Result<Arc<Neighbors>> {
+        let found = self.tree(points)?.nearest(&*self.tree(queries)?, k)?;
+        let (queries, points) = (&self.levels[queries].coord, &self.levels[points].coord);
+        Ok(Arc::new(Neighbors::from_index(
+            k,
+            &found.index,
+            queries,
+            points,
+        )?))
+    }
+
+    /// Rows of the farthest points of `level`, `counts` per element, one element after another.
+    ///
+    /// Fewer samples are the beginning of more: ask for the largest counts first, and the others cost nothing. Errors as
+    /// [`farthest_points`](super::farthest_points), or when the level does not exist.
+    pub fn farthest(&mut self, level: usize, counts: &[usize]) -> Result<Vec<u32>> {
+        let tree = self.tree(level)?;
+        let level = &mut self.levels[level];
+        let known = level.sampled.0.len() == counts.len()
+            && counts.iter().zip(&level.sampled.0).all(|(a, b)| a <= b);
+        if !known {
+            level.sampled = (
+                counts.to_vec(),
+                farthest_of_tree(&level.coord, &tree, counts)?,
+            );
+        }
+        let (lengths, rows) = &level.sampled;
+        let mut rest = &rows[..];
+        let mut taken = Vec::with_capacity(counts.iter().sum());
+        for (&count, &length) in counts.iter().zip(lengths) {
+            let (mine, others) = rest.split_at(length);
+            taken.extend_from_slice(&mine[..count]);
+            rest = others;
+        }
+        Ok(taken)
+    }
+
+    /// Makes a level of the farthest points of `level`, in sampling order: the number of the new level. Errors as
+    /// [`Hierarchy::farthest`].
+    pub fn thin(&mut self, level: usize, counts: &[usize]) -> Result<usize> {
+        let rows = self.farthest(level, counts)?;
+        let coord = &self.levels[level].coord;
+        let coord = rows.iter().map(|&row| coord[row as usize]).collect();
+        let mut offsets = vec![0];
+        for count in counts {
+            offsets.push(offsets[offsets.len() - 1] + count);
+        }
+        self.levels.push(Level::new(coord, offsets));
+        Ok(self.levels.len() - 1)
     }
 
     /// The search tree of a level, built at the first call.
@@ -154,11 +240,13 @@ impl Hierarchy {
 
 impl Level {
     fn new(coord: Vec<[f32; 3]>, offsets: Vec<usize>) -> Level {
+        let elements = offsets.len() - 1;
         Level {
             coord,
             offsets,
             tree: None,
             neighbors: Vec::new(),
+            sampled: (vec![0; elements], Vec::new()),
         }
     }
 }
@@ -213,8 +301,38 @@ mod tests {
     }
 
     #[test]
+    fn fewer_samples_are_the_beginning_of_more() {
+        let mut geometry = example();
+        let more = geometry.farthest(0, &[100, 5]).unwrap();
+        let fewer = geometry.farthest(0, &[40, 2]).unwrap();
+        assert_eq!(fewer, [&more[..40], &more[100..102]].concat());
+        let alone = example().farthest(0, &[40, 2]).unwrap();
+        assert_eq!(fewer, alone);
+        let again = geometry.farthest(0, &[40, 6]).unwrap();
+        assert_eq!((&again[..40], again.len()), (&fewer[..40], 46));
+    }
+
+    #[test]
+    fn thinned_levels_keep_the_order_of_sampling() {
+        let mut geometry = example();
+        let rows = geometry.farthest(0, &[30, 3]).unwrap();
+        let coarse = geometry.thin(0, &[30, 3]).unwrap();
+        assert_eq!(geometry.offsets(coarse), [0, 30, 33]);
+        for (point, &row) in geometry.coord(coarse).to_vec().iter().zip(&rows) {
+            assert_eq!(*point, geometry.coord(0)[row as usize]);
+        }
+        let table = geometry.neighbors_between(coarse, 0, 4).unwrap();
+        let nearest: Vec<u32> = table.index.iter().step_by(4).copied().collect();
+        assert_eq!(nearest, rows, "a sample's nearest point is itself");
+    }
+
+    #[test]
     fn bad_requests_are_errors() {
         let mut geometry = example();
+        assert!(geometry.farthest(1, &[1, 1]).is_err());
+        assert!(geometry.thin(0, &[1]).is_err());
+        assert!(geometry.neighbors_between(0, 1, 3).is_err());
+        assert!(geometry.ball(0, 0.0, 3, Choice::First).is_err());
         assert!(geometry.neighbors(1, 16).is_err());
         assert!(geometry.pool(1, 0.1).is_err());
         assert!(geometry.interpolation(0, 1).is_err());

@@ -8,9 +8,8 @@
 //! | index | [N, 3] | rows of the coarse points of the same element |
 //! | weight | [N, 3] | add up to 1 |
 //!
-//! As in the official code, a neighbour that does not exist (the element has fewer than three coarse points) reads the
-//! **last row of the whole coarse tensor**, perhaps of another element, at a distance of 1e5 m: at room scale that
-//! leaks about 1e-6 of that row.
+//! As in the official codes, a neighbour that does not exist (the element has fewer than three coarse points) reads some
+//! row at a distance of 1e5 m, which at room scale leaks about 1e-6 of that row; see [`Padding`] for which.
 //!
 //! Errors: fine points without any coarse row to read.
 
@@ -24,6 +23,15 @@ use std::sync::OnceLock;
 pub const STENCIL: usize = 3;
 /// Keeps the inverse of a zero distance finite, metres.
 const EPSILON: f32 = 1e-8;
+
+/// The row that a neighbour which does not exist reads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Padding {
+    /// The last row of the whole coarse tensor, perhaps of another element (PTv2).
+    LastRow,
+    /// The first row of the element (Stratified Transformer).
+    FirstOfElement,
+}
 
 /// For each of N fine points, which coarse rows to mix and how.
 #[derive(Debug, Clone)]
@@ -55,6 +63,16 @@ impl Interpolation {
 
     /// As [`Interpolation::new`] with trees already built.
     pub fn from_trees(fine: &SearchTree, coarse: &SearchTree) -> Result<Interpolation> {
+        Self::padded(fine, coarse, Padding::LastRow)
+    }
+
+    /// As [`Interpolation::from_trees`] with a choice of the row that missing neighbours read. Errors also when an element
+    /// has fine points but no coarse ones and [`Padding::FirstOfElement`] is asked for.
+    pub fn padded(
+        fine: &SearchTree,
+        coarse: &SearchTree,
+        padding: Padding,
+    ) -> Result<Interpolation> {
         let points = coarse.points();
         if points == 0 && fine.points() > 0 {
             return Err(Error::argument(
@@ -64,9 +82,21 @@ impl Interpolation {
         }
         let found = coarse.nearest(fine, STENCIL)?;
         let mut index = found.index;
-        for row in &mut index {
-            if *row == MISSING {
-                *row = points as u32 - 1;
+        for (ends, starts) in fine.offsets().windows(2).zip(coarse.offsets().windows(2)) {
+            let row = match padding {
+                Padding::LastRow => points.wrapping_sub(1),
+                Padding::FirstOfElement if starts[0] == starts[1] && ends[0] < ends[1] => {
+                    return Err(Error::argument(
+                        "interpolation",
+                        "an element has fine points but no coarse point to read",
+                    ));
+                }
+                Padding::FirstOfElement => starts[0],
+            };
+            for slot in &mut index[ends[0] * STENCIL..ends[1] * STENCIL] {
+                if *slot == MISSING {
+                    *slot = row as u32;
+                }
             }
         }
         let mut weight = found.squared;
@@ -167,6 +197,28 @@ mod tests {
         assert_eq!(stencil.transposed().list(3), [1, 2]);
         let sum: f32 = stencil.weight.iter().sum();
         assert!((sum - 1.0).abs() < 1e-6);
+    }
+
+    #[test]
+    fn padding_with_the_first_point_matches_the_official_code() {
+        let golden = Golden::of("stratified", "op_knn");
+        let tree = |points: &str, offsets: &str| {
+            SearchTree::new(&golden.points(points), &golden.offsets(offsets)).unwrap()
+        };
+        let (fine, coarse) = (
+            tree("c1.new_xyz", "c1.new_offset"),
+            tree("c1.xyz", "c1.offset"),
+        );
+        let stencil = Interpolation::padded(&fine, &coarse, Padding::FirstOfElement).unwrap();
+        let expected: Vec<u32> = golden.i32("c1.idx").iter().map(|i| *i as u32).collect();
+        assert!(
+            golden.f32("c1.dist").contains(&1e5),
+            "the file has missing slots"
+        );
+        assert_eq!(stencil.index[..], expected);
+        let empty = SearchTree::new(&[[0.0; 3]], &[0, 1, 1]).unwrap();
+        let fine = SearchTree::new(&[[0.0; 3]; 2], &[0, 1, 2]).unwrap();
+        assert!(Interpolation::padded(&fine, &empty, Padding::FirstOfElement).is_err());
     }
 
     #[test]

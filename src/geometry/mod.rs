@@ -27,7 +27,7 @@ pub mod tree;
 
 pub use farthest_point::{farthest_of_tree, farthest_points, ratio_counts, stride_counts};
 pub use hierarchy::Hierarchy;
-pub use interpolation::Interpolation;
+pub use interpolation::{Interpolation, Padding};
 pub use knn::{Knn, MAX_NEIGHBORS, knn};
 pub use neighbors::{Moments, Neighbors};
 pub use partition::Partition;
