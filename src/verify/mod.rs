@@ -11,6 +11,7 @@ mod network;
 mod recipe;
 mod reference;
 mod steps;
+mod stratified;
 
 use crate::device::Device;
 use crate::graph::Var;
@@ -48,10 +49,10 @@ type Recognise = fn(&Tensors) -> bool;
 type Run = fn(&Case<'_>, &mut Report) -> Result<()>;
 
 /// Every kind of reference file: its name, how it is recognised, and what is computed.
-const CHECKS: [(&str, Recognise, Run); 14] = [
+const CHECKS: [(&str, Recognise, Run); 16] = [
     (
         "training curve",
-        |t| t.get("batch0.coord").is_some(),
+        |t| t.get("batch0.segment").is_some(),
         curve::run,
     ),
     (
@@ -107,6 +108,16 @@ const CHECKS: [(&str, Recognise, Run); 14] = [
         |t| t.get("fnv_key_bits").is_some(),
         recipe::voxels,
     ),
+    (
+        "farthest point sampling",
+        |t| t.get("c0.new_offset").is_some() && t.get("c0.new_xyz").is_none(),
+        stratified::steps::sampling,
+    ),
+    (
+        "nearest neighbours of other points",
+        |t| t.get("c0.new_xyz").is_some(),
+        stratified::steps::neighbors,
+    ),
 ];
 
 /// Checks this build against the reference file `path`. `weights` gives the network's state where the file holds
@@ -144,14 +155,17 @@ mod tests {
 
     #[test]
     fn every_reference_file_in_the_repository_passes() {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("data/golden/ptv2");
-        let mut files: Vec<_> = std::fs::read_dir(folder)
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("data/golden");
+        let mut files: Vec<_> = std::fs::read_dir(folder.join("ptv2"))
             .unwrap()
             .map(|e| e.unwrap().path())
             .filter(|p| p.extension().is_some_and(|e| e == "safetensors"))
             .collect();
-        files.sort();
         assert_eq!(files.len(), 19);
+        files.extend(
+            ["op_fps", "op_knn"].map(|n| folder.join(format!("stratified/{n}.safetensors"))),
+        );
+        files.sort();
         for file in files {
             let report = verify(&file, None, Device::Cpu).unwrap();
             let failed: Vec<_> = report.findings.iter().filter(|f| !f.passed()).collect();

@@ -25,7 +25,7 @@ pub(super) fn knn_cases(file: &Tensors) -> impl Iterator<Item = &str> {
     file.iter().filter_map(move |(name, _)| {
         let prefix = name.strip_suffix(".idx")?;
         let has = |n: &str| file.get(&format!("{prefix}.{n}")).is_some();
-        (has("offset") && has("dist") && !prefix.is_empty()).then_some(prefix)
+        (has("coord") && has("offset") && has("dist") && !prefix.is_empty()).then_some(prefix)
     })
 }
 

@@ -1,0 +1,3 @@
+//! Reference files of Stratified Transformer.
+
+pub(super) mod steps;
