@@ -9,7 +9,7 @@
 //! | K nearest neighbours | [`Knn`], [`Neighbors`] | [`knn`](mod@knn), [`neighbors`] |
 //! | grid clustering | [`Partition`] | [`partition`] |
 //! | farthest point sampling | [`farthest_points`] | [`farthest_point`] |
-//! | neighbours within a radius | [`radius_neighbors`](radius::radius_neighbors) | [`radius`] |
+//! | neighbours within a radius | [`radius_neighbors`] | [`radius`] |
 //! | interpolation stencil | [`Interpolation`] | [`interpolation`] |
 //! | all of these for one batch, each computed once | [`Hierarchy`] | [`hierarchy`] |
 
