@@ -10,6 +10,7 @@
 //! | grid clustering | [`Partition`] | [`partition`] |
 //! | farthest point sampling | [`farthest_points`] | [`farthest_point`] |
 //! | neighbours within a radius | [`radius_neighbors`] | [`radius`] |
+//! | attention windows and their keys | [`Windows`] | [`windows`] |
 //! | interpolation stencil | [`Interpolation`] | [`interpolation`] |
 //! | all of these for one batch, each computed once | [`Hierarchy`] | [`hierarchy`] |
 
@@ -24,6 +25,7 @@ mod ragged;
 mod search;
 mod sort;
 pub mod tree;
+pub mod windows;
 
 pub use farthest_point::{farthest_of_tree, farthest_points, ratio_counts, stride_counts};
 pub use hierarchy::Hierarchy;
@@ -34,6 +36,7 @@ pub use partition::Partition;
 pub use radius::{Choice, radius_neighbors};
 pub use ragged::{Ragged, check_offsets};
 pub use tree::SearchTree;
+pub use windows::{Quantization, WindowOptions, Windows};
 
 /// Index value of a neighbour that does not exist (fewer than K points in the batch element).
 pub const MISSING: u32 = u32::MAX;
