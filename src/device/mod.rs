@@ -6,6 +6,7 @@ mod array;
 pub mod gemm;
 mod memory;
 pub mod parallel;
+mod permutation;
 pub mod random;
 pub mod simd;
 pub mod workspace;
@@ -13,6 +14,7 @@ pub mod workspace;
 use crate::{Error, Result};
 pub use array::Array;
 pub use memory::{ALIGN, Memory};
+pub use permutation::{Permutation, Rows};
 use std::fmt;
 use std::str::FromStr;
 

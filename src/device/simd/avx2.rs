@@ -156,6 +156,11 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
+    fn div(self, a: Self::V, b: Self::V) -> Self::V {
+        unsafe { _mm256_div_ps(a, b) }
+    }
+
+    #[inline(always)]
     fn fma(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V {
         unsafe { _mm256_fmadd_ps(a, b, c) }
     }
@@ -198,6 +203,21 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
+    fn sums_of_four(self, [a, b, c, d]: [Self::V; 4], y: &mut [f32; 4]) {
+        unsafe {
+            let ab = _mm256_add_ps(_mm256_unpacklo_ps(a, b), _mm256_unpackhi_ps(a, b));
+            let cd = _mm256_add_ps(_mm256_unpacklo_ps(c, d), _mm256_unpackhi_ps(c, d));
+            let low = _mm256_shuffle_ps::<0x44>(ab, cd);
+            let all = _mm256_add_ps(low, _mm256_shuffle_ps::<0xEE>(ab, cd));
+            let high = _mm256_extractf128_ps::<1>(all);
+            _mm_storeu_ps(
+                y.as_mut_ptr(),
+                _mm_add_ps(_mm256_castps256_ps128(all), high),
+            );
+        }
+    }
+
+    #[inline(always)]
     fn largest(self, v: Self::V) -> f32 {
         unsafe {
             let a = _mm_max_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps::<1>(v));
@@ -229,6 +249,12 @@ impl Simd for Avx2 {
             let high = &mut y[s[r + 4]..s[r + 4] + 4];
             unsafe { _mm_storeu_ps(high.as_mut_ptr(), _mm256_extractf128_ps::<1>(rows[r])) };
         }
+    }
+
+    #[inline(always)]
+    fn store_truncated(self, y: &mut [u32], v: Self::V) {
+        assert!(y.len() >= L);
+        unsafe { _mm256_storeu_si256(y.as_mut_ptr().cast(), _mm256_cvttps_epi32(v)) }
     }
 
     #[inline(always)]

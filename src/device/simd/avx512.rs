@@ -135,6 +135,11 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
+    fn div(self, a: Self::V, b: Self::V) -> Self::V {
+        unsafe { _mm512_div_ps(a, b) }
+    }
+
+    #[inline(always)]
     fn fma(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V {
         unsafe { _mm512_fmadd_ps(a, b, c) }
     }
@@ -173,6 +178,23 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
+    fn sums_of_four(self, [a, b, c, d]: [Self::V; 4], y: &mut [f32; 4]) {
+        unsafe {
+            let ab = _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
+            let cd = _mm512_add_ps(_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d));
+            let low = _mm512_shuffle_ps::<0x44>(ab, cd);
+            let all = _mm512_add_ps(low, _mm512_shuffle_ps::<0xEE>(ab, cd));
+            let high = _mm512_extractf32x8_ps::<1>(all);
+            let half = _mm256_add_ps(_mm512_castps512_ps256(all), high);
+            let high = _mm256_extractf128_ps::<1>(half);
+            _mm_storeu_ps(
+                y.as_mut_ptr(),
+                _mm_add_ps(_mm256_castps256_ps128(half), high),
+            );
+        }
+    }
+
+    #[inline(always)]
     fn largest(self, v: Self::V) -> f32 {
         unsafe { _mm512_reduce_max_ps(v) }
     }
@@ -207,6 +229,12 @@ impl Simd for Avx512 {
                 }
             }
         }
+    }
+
+    #[inline(always)]
+    fn store_truncated(self, y: &mut [u32], v: Self::V) {
+        assert!(y.len() >= L);
+        unsafe { _mm512_storeu_si512(y.as_mut_ptr().cast(), _mm512_cvttps_epi32(v)) }
     }
 
     #[inline(always)]

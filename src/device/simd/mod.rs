@@ -78,6 +78,8 @@ pub trait Simd: Copy + Send + Sync + 'static {
     fn sub(self, a: Self::V, b: Self::V) -> Self::V;
     /// a · b
     fn mul(self, a: Self::V, b: Self::V) -> Self::V;
+    /// a / b
+    fn div(self, a: Self::V, b: Self::V) -> Self::V;
     /// a · b + c, rounded once where the processor can.
     fn fma(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V;
     /// The larger; `b` when one is NaN.
@@ -92,6 +94,8 @@ pub trait Simd: Copy + Send + Sync + 'static {
     fn scale_by_power(self, x: Self::V, n: Self::V) -> Self::V;
     /// Sum of all lanes.
     fn sum(self, v: Self::V) -> f32;
+    /// Sum of all lanes of each of four vectors.
+    fn sums_of_four(self, v: [Self::V; 4], y: &mut [f32; 4]);
     /// Largest lane.
     fn largest(self, v: Self::V) -> f32;
 
@@ -100,6 +104,9 @@ pub trait Simd: Copy + Send + Sync + 'static {
     fn load_columns(self, x: &[f32], starts: &[usize]) -> [Self::V; 4];
     /// The inverse of [`Simd::load_columns`]: `y[starts[l] + c]` becomes lane l of vector c, for lanes in order.
     fn store_columns(self, y: &mut [f32], starts: &[usize], columns: [Self::V; 4]);
+
+    /// Writes all lanes without their fraction. They are from 0 to below 2^31. Panics when `y` is shorter.
+    fn store_truncated(self, y: &mut [u32], v: Self::V);
 
     /// One bit per lane, the first lowest: set where a ≤ b, never where one is NaN.
     fn at_most(self, a: Self::V, b: Self::V) -> u32;

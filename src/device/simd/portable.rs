@@ -80,6 +80,11 @@ impl Simd for Portable {
     }
 
     #[inline(always)]
+    fn div(self, a: Self::V, b: Self::V) -> Self::V {
+        zip(a, b, |a, b| a / b)
+    }
+
+    #[inline(always)]
     fn fma(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V {
         std::array::from_fn(|i| product_sum(a[i], b[i], c[i]))
     }
@@ -120,6 +125,11 @@ impl Simd for Portable {
     }
 
     #[inline(always)]
+    fn sums_of_four(self, v: [Self::V; 4], y: &mut [f32; 4]) {
+        *y = v.map(|v| self.sum(v));
+    }
+
+    #[inline(always)]
     fn largest(self, v: Self::V) -> f32 {
         v.into_iter().fold(f32::NEG_INFINITY, f32::max)
     }
@@ -142,6 +152,11 @@ impl Simd for Portable {
                 *y = column[lane];
             }
         }
+    }
+
+    #[inline(always)]
+    fn store_truncated(self, y: &mut [u32], v: Self::V) {
+        y[..L].iter_mut().zip(v).for_each(|(y, v)| *y = v as u32);
     }
 
     #[inline(always)]

@@ -25,6 +25,7 @@ impl Kernel for Primitives<'_> {
             ("add", s.add(a, b)),
             ("sub", s.sub(a, b)),
             ("mul", s.mul(a, b)),
+            ("div", s.div(a, b)),
             ("fma", s.fma(a, b, c)),
             ("max", s.max(a, b)),
             ("min", s.min(a, b)),
@@ -52,6 +53,7 @@ fn scalar(name: &str, a: f32, b: f32, c: f32, all: &[f32]) -> f64 {
         "add" => x + y,
         "sub" => x - y,
         "mul" => x * y,
+        "div" => x / y,
         "fma" => x * y + z,
         "max" => x.max(y),
         "min" => x.min(y),
@@ -182,6 +184,36 @@ fn partial_vectors_touch_only_their_values() {
                 assert_eq!(*y, want, "{level} {count} {i}");
             }
         }
+    }
+}
+
+struct FourSums<'a>(&'a [f32], &'a mut [f32; 4], &'a mut [u32]);
+
+impl Kernel for FourSums<'_> {
+    type Output = usize;
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) -> usize {
+        let vector = |i: usize| s.load(&self.0[i * S::LANES..]);
+        s.sums_of_four([vector(0), vector(1), vector(2), vector(3)], self.1);
+        s.store_truncated(self.2, vector(0));
+        S::LANES
+    }
+}
+
+#[test]
+fn four_vectors_are_summed_and_lanes_are_truncated() {
+    let x: Vec<f32> = (0..64).map(|i| (i * 29 % 64) as f32 * 1.375).collect();
+    for level in levels() {
+        let (mut sums, mut whole) = ([f32::NAN; 4], vec![9; 17]);
+        let lanes = dispatch_at(level, FourSums(&x, &mut sums, &mut whole));
+        let want: Vec<f32> = x.chunks(lanes).take(4).map(|v| v.iter().sum()).collect();
+        assert_eq!(sums[..], want, "{level}"); // multiples of 1/8: exact in any order
+        assert!(
+            whole[..lanes].iter().zip(&x).all(|(w, x)| *w == *x as u32),
+            "{level}"
+        );
+        assert!(whole[lanes..].iter().all(|w| *w == 9), "{level}");
     }
 }
 

@@ -31,7 +31,7 @@ pub use quantization::Quantization;
 
 use super::ragged::{Ragged, check_offsets};
 use super::sort::order_by_key;
-use crate::device::{Array, parallel};
+use crate::device::{Array, Permutation, parallel};
 use crate::{Error, Result};
 use cells::{Cells, lowest};
 use std::ops::Range;
@@ -94,7 +94,7 @@ pub struct Part {
 #[derive(Debug, Clone)]
 pub struct Windows {
     /// \[N\] rows by position.
-    pub order: Array<u32>,
+    pub order: Permutation,
     /// x, y and z by position, in the units of `quantization`.
     pub place: [Array<f32>; 3],
     /// How offsets between places become bins.
@@ -212,7 +212,7 @@ impl Windows {
         }
         let parts = parts(&mut groups, &sampled, order.len());
         Windows {
-            order: order.into(),
+            order: Permutation::new(order).expect("sorting keeps every row once"),
             place,
             quantization,
             groups,
