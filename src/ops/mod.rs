@@ -28,6 +28,7 @@ mod segment_mean;
 mod softmax;
 mod statistics;
 mod weighted_sum;
+mod window_attention;
 
 pub use add::Add;
 pub use aggregate::Aggregate;
@@ -54,3 +55,4 @@ pub use segment_mean::SegmentMean;
 pub use softmax::Softmax;
 pub use statistics::Statistics;
 pub use weighted_sum::WeightedSum;
+pub use window_attention::{PositionTables, WindowAttention};

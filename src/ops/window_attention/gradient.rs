@@ -1,0 +1,533 @@
+//! Backward on the host: every part of the windows works alone, scores are computed again.
+//!
+//! With D_i = dy_i·y_i: dp = dy_i·(v_j + Tv\[b\]), ds = p (dp − D_i), then dq_i += ds (k_j + Tq\[b\]),
+//! dk_j += ds (q_i + Tk\[b\]), dv_j += p dy_i, and per axis dTq\[b\] += ds q_i, dTk\[b\] += ds k_j, dTv\[b\] += p dy_i.
+//!
+//! A part owns the rows of its windows; what it owes the sampled keys of others it keeps in slots of its own.
+
+use super::cpu::{BIN_WORDS, Inputs, carve_bins, fours};
+use super::tile::{
+    AXES, CHUNK, ENTRY, Entry, KEYS, KeyTile, Keys, QUERIES, Row, channels, entries, find_bins,
+    load_rows, scores,
+};
+use super::{Sizes, WindowAttention, pack};
+use crate::device::Rows;
+use crate::device::simd::{Kernel, Simd, dispatch};
+use crate::device::workspace::{carve, with_workspace};
+use crate::geometry::windows::{Group, Part};
+use crate::geometry::{MISSING, Windows};
+use crate::graph::Backward;
+use rayon::prelude::*;
+use std::ops::Range;
+
+/// Words of scratch that backward needs.
+pub(super) fn scratch(windows: &Windows, sizes: Sizes) -> usize {
+    let slots: usize = windows.parts.iter().map(|p| p.slots).sum();
+    (1 + windows.parts.len()) * sizes.table_words() + 2 * sizes.channels * slots
+}
+
+/// What backward reads besides the inputs.
+#[derive(Debug, Clone, Copy)]
+struct Given<'a> {
+    inputs: Inputs<'a>,
+    /// [N, C]
+    d_y: &'a [f32],
+    y: &'a [f32],
+    /// [N, 2H]: maximum and 1 / Σ exp of every head
+    saved: &'a [f32],
+}
+
+/// Gradients that a part adds to.
+struct Gradients<'a> {
+    /// [N, 3C], the rows of the part; empty rows when it is not wanted.
+    d_qkv: Rows<'a>,
+    /// packed
+    d_tables: &'a mut [f32],
+    /// [slots, 2C]
+    d_sampled: &'a mut [f32],
+}
+
+/// Buffers of a tile of backward.
+struct Buffers<'a> {
+    /// [QUERIES]
+    bins: &'a mut [[[u32; KEYS]; AXES]],
+    /// [chunks, KEYS] of one head
+    keys: &'a mut [Row],
+    values: &'a mut [Row],
+    d_keys: &'a mut [Row],
+    d_values: &'a mut [Row],
+    /// [chunks, QUERIES] of one head
+    queries: &'a mut [Row],
+    d_y: &'a mut [Row],
+    /// [H, chunks, QUERIES]
+    d_queries: &'a mut [Row],
+}
+
+/// All groups of a part.
+struct PartGradient<'a> {
+    given: Given<'a>,
+    part: &'a Part,
+    gradients: Gradients<'a>,
+}
+
+impl Kernel for PartGradient<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(mut self, s: S) {
+        self.gradients.d_tables.fill(0.0);
+        self.gradients.d_sampled.fill(0.0);
+        let Inputs { windows, sizes, .. } = self.given.inputs;
+        let chunks = sizes.chunks();
+        let rows = chunks * (4 * KEYS + 2 * QUERIES + sizes.heads * QUERIES);
+        with_workspace(BIN_WORDS + rows * CHUNK, |mut rest| {
+            let bins = carve_bins(&mut rest);
+            let mut rows = |count: usize| {
+                let words = carve(&mut rest, chunks * count * CHUNK);
+                words.as_chunks_mut::<CHUNK>().0
+            };
+            let mut buffers = Buffers {
+                bins,
+                keys: rows(KEYS),
+                values: rows(KEYS),
+                d_keys: rows(KEYS),
+                d_values: rows(KEYS),
+                queries: rows(QUERIES),
+                d_y: rows(QUERIES),
+                d_queries: rows(sizes.heads * QUERIES),
+            };
+            for group in &windows.groups[self.part.groups.clone()] {
+                for start in group.queries.clone().step_by(QUERIES) {
+                    let queries = start..(start + QUERIES).min(group.queries.end);
+                    self.tile(s, group, queries, &mut buffers);
+                }
+            }
+        });
+    }
+}
+
+impl PartGradient<'_> {
+    /// All keys and heads of up to [`QUERIES`] queries.
+    #[inline(always)]
+    fn tile<S: Simd>(
+        &mut self,
+        s: S,
+        group: &Group,
+        queries: Range<usize>,
+        buffers: &mut Buffers<'_>,
+    ) {
+        let Inputs { windows, sizes, .. } = self.given.inputs;
+        buffers.d_queries.fill([0.0; CHUNK]);
+        let mut keys = Keys::new(windows, group);
+        loop {
+            let tile = keys.next();
+            if tile.count == 0 {
+                break;
+            }
+            for (bins, position) in buffers.bins.iter_mut().zip(queries.clone()) {
+                let place = windows.place.each_ref().map(|plane| plane[position]);
+                find_bins(s, windows.quantization, sizes.rows, place, &tile, bins);
+            }
+            for head in 0..sizes.heads {
+                self.load(head, queries.clone(), &tile, buffers);
+                let rows = sizes.chunks() * QUERIES;
+                let words = sizes.chunks() * sizes.chunk_words();
+                s.call(HeadGradient {
+                    given: self.given,
+                    head,
+                    first: queries.start,
+                    count: (queries.len(), tile.count),
+                    bins: buffers.bins,
+                    keys: buffers.keys,
+                    values: buffers.values,
+                    queries: buffers.queries,
+                    d_y: buffers.d_y,
+                    d_keys: buffers.d_keys,
+                    d_values: buffers.d_values,
+                    d_queries: &mut buffers.d_queries[head * rows..][..rows],
+                    d_tables: &mut self.gradients.d_tables[head * words..][..words],
+                });
+                self.add_keys(head, &tile, buffers);
+            }
+        }
+        self.add_queries(queries, buffers);
+    }
+
+    /// Loads the rows of a head of a tile and clears the gradients of its keys.
+    #[inline(always)]
+    fn load(&self, head: usize, queries: Range<usize>, tile: &KeyTile, buffers: &mut Buffers<'_>) {
+        let Given { inputs, d_y, .. } = self.given;
+        let sizes = inputs.sizes;
+        for chunk in 0..sizes.chunks() {
+            let own = chunk * KEYS..(chunk + 1) * KEYS;
+            inputs.load_keys(head, chunk, 1, tile, &mut buffers.keys[own.clone()]);
+            inputs.load_keys(head, chunk, 2, tile, &mut buffers.values[own.clone()]);
+            let count = fours(tile.count);
+            buffers.d_keys[own.clone()][..count].fill([0.0; CHUNK]);
+            buffers.d_values[own][..count].fill([0.0; CHUNK]);
+            let own = chunk * QUERIES..chunk * QUERIES + queries.len();
+            inputs.load_queries(
+                head,
+                chunk,
+                queries.clone(),
+                &mut buffers.queries[own.clone()],
+            );
+            let order = &inputs.windows.order;
+            load_rows(
+                (d_y, sizes.channels),
+                channels(sizes, head, chunk),
+                1.0,
+                order,
+                queries.clone(),
+                &mut buffers.d_y[own],
+            );
+        }
+    }
+
+    /// Adds the gradients of the keys of a head to their rows, or slots.
+    #[inline(always)]
+    fn add_keys(&mut self, head: usize, tile: &KeyTile, buffers: &Buffers<'_>) {
+        let sizes = self.given.inputs.sizes;
+        let width = sizes.channels;
+        for chunk in 0..sizes.chunks() {
+            let (first, count) = channels(sizes, head, chunk);
+            for key in 0..tile.count {
+                let row = match tile.slots[key] {
+                    MISSING => {
+                        let row = self.gradients.d_qkv.row(tile.positions[key] as usize);
+                        if row.is_empty() {
+                            continue;
+                        }
+                        &mut row[width..]
+                    }
+                    slot => &mut self.gradients.d_sampled[slot as usize * 2 * width..][..2 * width],
+                };
+                let (d_key, d_value) = row.split_at_mut(width);
+                add(
+                    &mut d_key[first..first + count],
+                    &buffers.d_keys[chunk * KEYS + key],
+                    1.0,
+                );
+                let d_value = &mut d_value[first..first + count];
+                add(d_value, &buffers.d_values[chunk * KEYS + key], 1.0);
+            }
+        }
+    }
+
+    /// Adds the gradients of the queries of a tile to their rows.
+    #[inline(always)]
+    fn add_queries(&mut self, queries: Range<usize>, buffers: &Buffers<'_>) {
+        let sizes = self.given.inputs.sizes;
+        for (query, position) in queries.enumerate() {
+            let row = self.gradients.d_qkv.row(position);
+            if row.is_empty() {
+                return;
+            }
+            for head in 0..sizes.heads {
+                for chunk in 0..sizes.chunks() {
+                    let (first, count) = channels(sizes, head, chunk);
+                    let from = (head * sizes.chunks() + chunk) * QUERIES + query;
+                    let d_query = &mut row[first..first + count];
+                    add(d_query, &buffers.d_queries[from], sizes.scale());
+                }
+            }
+        }
+    }
+}
+
+/// y += factor · x
+#[inline(always)]
+fn add(y: &mut [f32], x: &Row, factor: f32) {
+    y.iter_mut().zip(x).for_each(|(y, x)| *y += factor * x);
+}
+
+/// One head of a tile.
+struct HeadGradient<'a> {
+    given: Given<'a>,
+    head: usize,
+    /// Position of the first query.
+    first: usize,
+    /// Numbers of queries and of keys.
+    count: (usize, usize),
+    bins: &'a [[[u32; KEYS]; AXES]],
+    keys: &'a [Row],
+    values: &'a [Row],
+    queries: &'a [Row],
+    d_y: &'a [Row],
+    d_keys: &'a mut [Row],
+    d_values: &'a mut [Row],
+    d_queries: &'a mut [Row],
+    /// Packed, of this head.
+    d_tables: &'a mut [f32],
+}
+
+impl Kernel for HeadGradient<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let Given { inputs, y, .. } = self.given;
+        let sizes = inputs.sizes;
+        let padded = fours(self.count.1);
+        let (mut p, mut ds) = ([0.0; KEYS], [0.0; KEYS]);
+        for query in 0..self.count.0 {
+            let bins = &self.bins[query];
+            let row = inputs.windows.order[self.first + query] as usize;
+            let mut flow = s.zero();
+            for chunk in 0..sizes.chunks() {
+                let tables = entries(sizes, inputs.tables, self.head, chunk);
+                let q = &self.queries[chunk * QUERIES + query];
+                let keys = &self.keys[chunk * KEYS..][..padded];
+                scores(s, q, keys, bins, tables, chunk > 0, &mut p);
+                let d_y = &self.d_y[chunk * QUERIES + query];
+                let values = &self.values[chunk * KEYS..][..padded];
+                products(s, d_y, values, bins, tables, chunk > 0, &mut ds);
+                let (first, count) = channels(sizes, self.head, chunk);
+                let y = &y[row * sizes.channels + first..][..count];
+                for (y, d_y) in y.chunks(S::LANES).zip(d_y.chunks_exact(S::LANES)) {
+                    flow = s.fma(s.load_partial(y), s.load(d_y), flow);
+                }
+            }
+            let saved = &self.given.saved[row * 2 * sizes.heads..][..2 * sizes.heads];
+            let softmax = (saved[self.head], saved[sizes.heads + self.head]);
+            weights(s, softmax, s.sum(flow), self.count.1, &mut p, &mut ds);
+            for chunk in 0..sizes.chunks() {
+                let own = chunk * KEYS..chunk * KEYS + self.count.1;
+                let words = sizes.chunk_words();
+                let d_tables = &mut self.d_tables[chunk * words..(chunk + 1) * words];
+                PairGradient {
+                    pairs: (&p, &ds),
+                    bins,
+                    q: &self.queries[chunk * QUERIES + query],
+                    d_y: &self.d_y[chunk * QUERIES + query],
+                    keys: &self.keys[own.clone()],
+                    tables: entries(sizes, inputs.tables, self.head, chunk),
+                    d_q: &mut self.d_queries[chunk * QUERIES + query],
+                    d_keys: &mut self.d_keys[own.clone()],
+                    d_values: &mut self.d_values[own],
+                    d_tables: entries_mut(sizes, d_tables),
+                }
+                .add(s);
+            }
+        }
+    }
+}
+
+/// The tables of one chunk of a head, by axis.
+#[inline(always)]
+fn entries_mut(sizes: Sizes, words: &mut [f32]) -> [&mut [Entry]; AXES] {
+    let all = words.as_chunks_mut::<ENTRY>().0;
+    let (x, rest) = all.split_at_mut(sizes.rows);
+    let (y, z) = rest.split_at_mut(sizes.rows);
+    [x, y, z]
+}
+
+/// The part of a chunk in dy·(v + Tv\[b\]) of one query with all keys, for whole fours of keys.
+#[inline(always)]
+fn products<S: Simd>(
+    s: S,
+    d_y: &Row,
+    values: &[Row],
+    bins: &[[u32; KEYS]; AXES],
+    tables: [&[Entry]; AXES],
+    add: bool,
+    products: &mut [f32; KEYS],
+) {
+    let [x, y, z] = bins.each_ref().map(|b| b.as_chunks::<4>().0);
+    let fours = values.as_chunks::<4>().0.iter().zip(x.iter().zip(y).zip(z));
+    for ((values, ((x, y), z)), out) in fours.zip(products.as_chunks_mut::<4>().0) {
+        let mut sums = [s.zero(); 4];
+        for n in 0..4 {
+            let (x, y, z) = (
+                &tables[0][x[n] as usize],
+                &tables[1][y[n] as usize],
+                &tables[2][z[n] as usize],
+            );
+            for c in (0..CHUNK).step_by(S::LANES) {
+                let d_y = s.load(&d_y[c..]);
+                let mut sum = s.fma(d_y, s.load(&values[n][c..]), sums[n]);
+                sum = s.fma(d_y, s.load(&x[2 * CHUNK + c..]), sum);
+                sum = s.fma(d_y, s.load(&y[2 * CHUNK + c..]), sum);
+                sums[n] = s.fma(d_y, s.load(&z[2 * CHUNK + c..]), sum);
+            }
+        }
+        let mut four = [0.0; 4];
+        s.sums_of_four(sums, &mut four);
+        if add {
+            out.iter_mut().zip(four).for_each(|(y, x)| *y += x);
+        } else {
+            *out = four;
+        }
+    }
+}
+
+/// Turns scores into p and products into ds = p (dp − D).
+#[inline(always)]
+fn weights<S: Simd>(
+    s: S,
+    (largest, inverse): (f32, f32),
+    flow: f32,
+    count: usize,
+    p: &mut [f32; KEYS],
+    ds: &mut [f32; KEYS],
+) {
+    let (largest, inverse, flow) = (s.splat(largest), s.splat(inverse), s.splat(flow));
+    for first in (0..count).step_by(S::LANES) {
+        let x = s.exp(s.sub(s.load(&p[first..]), largest));
+        let x = s.mul(x, inverse);
+        s.store(&mut p[first..], x);
+        let dp = s.sub(s.load(&ds[first..]), flow);
+        s.store(&mut ds[first..], s.mul(x, dp));
+    }
+}
+
+/// A chunk of one query with all its keys.
+struct PairGradient<'a> {
+    /// p and ds
+    pairs: (&'a [f32; KEYS], &'a [f32; KEYS]),
+    bins: &'a [[u32; KEYS]; AXES],
+    q: &'a Row,
+    d_y: &'a Row,
+    keys: &'a [Row],
+    tables: [&'a [Entry]; AXES],
+    d_q: &'a mut Row,
+    d_keys: &'a mut [Row],
+    d_values: &'a mut [Row],
+    d_tables: [&'a mut [Entry]; AXES],
+}
+
+impl PairGradient<'_> {
+    #[inline(always)]
+    fn add<S: Simd>(self, s: S) {
+        let PairGradient { tables, .. } = self;
+        let [d_x, d_y, d_z] = self.d_tables;
+        let mut d_q = [s.zero(); 2];
+        let [x, y, z] = self.bins;
+        let bins = x.iter().zip(y).zip(z);
+        let weights = self.pairs.0.iter().zip(self.pairs.1);
+        let gradients = self.d_keys.iter_mut().zip(self.d_values);
+        let keys = self.keys.iter().zip(gradients).zip(weights).zip(bins);
+        for (((key, (d_key, d_value)), (p, ds)), ((x, y), z)) in keys {
+            let (x, y, z) = (*x as usize, *y as usize, *z as usize);
+            let (p, ds) = (s.splat(*p), s.splat(*ds));
+            let entries = [&tables[0][x], &tables[1][y], &tables[2][z]];
+            let (sum_x, sum_y, sum_z) = (&mut d_x[x], &mut d_y[y], &mut d_z[z]);
+            for (part, c) in (0..CHUNK).step_by(S::LANES).enumerate() {
+                let q = s.load(&self.q[c..]);
+                let k = s.load(&key[c..]);
+                let upstream = s.load(&self.d_y[c..]);
+                let mut for_q = k;
+                let mut for_k = q;
+                for entry in entries {
+                    for_q = s.add(for_q, s.load(&entry[c..]));
+                    for_k = s.add(for_k, s.load(&entry[CHUNK + c..]));
+                }
+                d_q[part] = s.fma(ds, for_q, d_q[part]);
+                let own = &mut d_key[c..];
+                s.store(own, s.fma(ds, for_k, s.load(own)));
+                let own = &mut d_value[c..];
+                let by_value = s.mul(p, upstream);
+                s.store(own, s.add(by_value, s.load(own)));
+                let (by_query, by_key) = (s.mul(ds, q), s.mul(ds, k));
+                for sum in [&mut *sum_x, &mut *sum_y, &mut *sum_z] {
+                    for (t, value) in [by_query, by_key, by_value].into_iter().enumerate() {
+                        let own = &mut sum[t * CHUNK + c..];
+                        s.store(own, s.add(value, s.load(own)));
+                    }
+                }
+            }
+        }
+        for (part, c) in (0..CHUNK).step_by(S::LANES).enumerate() {
+            let own = &mut self.d_q[c..];
+            s.store(own, s.add(d_q[part], s.load(own)));
+        }
+    }
+}
+
+/// Runs backward on the host.
+pub(super) fn backward(op: &WindowAttention, io: &mut Backward<'_>) {
+    let Some(d_y) = io.d_output(0) else { return };
+    let sizes = op.sizes(|i| io.shape(i));
+    let windows = &*op.windows;
+    let inputs = op.tables.inputs();
+    let tables = inputs.map(|input| input.map(|i| io.input(i)));
+    let (packed, rest) = io.scratch().split_at_mut(sizes.table_words());
+    pack::pack(sizes, tables, packed);
+    let given = Given {
+        inputs: Inputs {
+            windows,
+            sizes,
+            qkv: io.input(0),
+            tables: packed,
+        },
+        d_y,
+        y: io.output(0),
+        saved: io.saved(0),
+    };
+    let (all_tables, mut rest) = rest.split_at_mut(windows.parts.len() * sizes.table_words());
+    let mut all_sampled = Vec::with_capacity(windows.parts.len());
+    for part in &windows.parts {
+        let (own, left) = rest.split_at_mut(part.slots * 2 * sizes.channels);
+        all_sampled.push(own);
+        rest = left;
+    }
+    let mut d_qkv = io.d_input(0);
+    let starts = windows
+        .parts
+        .iter()
+        .map(|p| windows.groups[p.groups.start].queries.start);
+    let bounds: Vec<usize> = starts.chain([windows.points()]).collect();
+    let width = if d_qkv.is_some() {
+        3 * sizes.channels
+    } else {
+        0
+    };
+    let own = windows
+        .order
+        .split(d_qkv.as_deref_mut().unwrap_or(&mut []), width, &bounds);
+    let partials = all_tables.chunks_exact_mut(sizes.table_words());
+    let tasks: Vec<_> = own
+        .into_iter()
+        .zip(partials)
+        .zip(&mut all_sampled)
+        .zip(&windows.parts)
+        .collect();
+    tasks
+        .into_par_iter()
+        .for_each(|(((d_qkv, d_tables), d_sampled), part)| {
+            let gradients = Gradients {
+                d_qkv,
+                d_tables,
+                d_sampled,
+            };
+            dispatch(PartGradient {
+                given,
+                part,
+                gradients,
+            });
+        });
+    if let Some(d_qkv) = d_qkv {
+        add_sampled(windows, sizes.channels, &all_sampled, d_qkv);
+    }
+    let partials: Vec<&[f32]> = all_tables.chunks_exact(sizes.table_words()).collect();
+    for (t, input) in inputs.into_iter().enumerate() {
+        if let Some(d_table) = input.and_then(|i| io.d_input(i)) {
+            pack::add_unpacked(sizes, t, &partials, d_table);
+        }
+    }
+}
+
+/// Adds the slots of all parts, in order, to the keys and values that they stand for.
+fn add_sampled(windows: &Windows, channels: usize, slots: &[&mut [f32]], d_qkv: &mut [f32]) {
+    for (part, slots) in windows.parts.iter().zip(slots) {
+        let positions = part
+            .touched
+            .iter()
+            .flat_map(|(list, _)| windows.sampled.list(*list));
+        for (slot, position) in slots.chunks_exact(2 * channels).zip(positions) {
+            let row = windows.order[*position as usize] as usize;
+            let row = &mut d_qkv[row * 3 * channels + channels..][..2 * channels];
+            row.iter_mut().zip(slot).for_each(|(y, x)| *y += x);
+        }
+    }
+}
