@@ -85,6 +85,11 @@ impl Simd for Portable {
     }
 
     #[inline(always)]
+    fn sqrt(self, a: Self::V) -> Self::V {
+        a.map(f32::sqrt)
+    }
+
+    #[inline(always)]
     fn fma(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V {
         std::array::from_fn(|i| product_sum(a[i], b[i], c[i]))
     }
