@@ -161,6 +161,16 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
+    fn quotient(self, a: Self::V, b: Self::V, inverse: Self::V) -> Self::V {
+        // The first correction leaves less than one unit in the last place, the second rounds rightly (Markstein).
+        unsafe {
+            let q = _mm256_mul_ps(a, inverse);
+            let q = _mm256_fmadd_ps(_mm256_fnmadd_ps(q, b, a), inverse, q);
+            _mm256_fmadd_ps(_mm256_fnmadd_ps(q, b, a), inverse, q)
+        }
+    }
+
+    #[inline(always)]
     fn sqrt(self, a: Self::V) -> Self::V {
         unsafe { _mm256_sqrt_ps(a) }
     }
@@ -277,6 +287,13 @@ impl Simd for Avx2 {
             _mm256_storeu_ps(y.as_mut_ptr(), _mm256_permutevar8x32_ps(v, from));
             let packed = _mm256_permutevar8x32_epi32(index, from);
             _mm256_storeu_si256(rows.as_mut_ptr().cast(), packed);
+        }
+    }
+
+    #[inline(always)]
+    fn prefetch(self, x: &[f32]) {
+        for line in x.chunks(16) {
+            unsafe { _mm_prefetch::<_MM_HINT_T1>(line.as_ptr().cast()) };
         }
     }
 

@@ -140,6 +140,16 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
+    fn quotient(self, a: Self::V, b: Self::V, inverse: Self::V) -> Self::V {
+        // The first correction leaves less than one unit in the last place, the second rounds rightly (Markstein).
+        unsafe {
+            let q = _mm512_mul_ps(a, inverse);
+            let q = _mm512_fmadd_ps(_mm512_fnmadd_ps(q, b, a), inverse, q);
+            _mm512_fmadd_ps(_mm512_fnmadd_ps(q, b, a), inverse, q)
+        }
+    }
+
+    #[inline(always)]
     fn sqrt(self, a: Self::V) -> Self::V {
         unsafe { _mm512_sqrt_ps(a) }
     }
@@ -259,6 +269,13 @@ impl Simd for Avx512 {
                 rows.as_mut_ptr().cast(),
                 _mm512_maskz_compress_epi32(chosen, index),
             );
+        }
+    }
+
+    #[inline(always)]
+    fn prefetch(self, x: &[f32]) {
+        for line in x.chunks(16) {
+            unsafe { _mm_prefetch::<_MM_HINT_T1>(line.as_ptr().cast()) };
         }
     }
 

@@ -80,6 +80,9 @@ pub trait Simd: Copy + Send + Sync + 'static {
     fn mul(self, a: Self::V, b: Self::V) -> Self::V;
     /// a / b
     fn div(self, a: Self::V, b: Self::V) -> Self::V;
+    /// a / b, rounded like [`Simd::div`], given `inverse` = 1 / b rounded. For results that are neither subnormal nor
+    /// infinite; 0 / b is 0 and NaN stays NaN.
+    fn quotient(self, a: Self::V, b: Self::V, inverse: Self::V) -> Self::V;
     /// √a
     fn sqrt(self, a: Self::V) -> Self::V;
     /// a · b + c, rounded once where the processor can.
@@ -115,6 +118,9 @@ pub trait Simd: Copy + Send + Sync + 'static {
     /// Writes the lanes of `v` and of `index` whose bit is set in `chosen` side by side, in order. What follows them, up
     /// to `LANES` values, is overwritten with anything. Panics when a slice is shorter than a vector.
     fn pack(self, chosen: u32, v: Self::V, index: &[u32], y: &mut [f32], rows: &mut [u32]);
+
+    /// Hints that all of `x` will be read soon.
+    fn prefetch(self, x: &[f32]);
 
     /// Reads `LANES` values.
     ///

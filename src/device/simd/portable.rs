@@ -85,6 +85,11 @@ impl Simd for Portable {
     }
 
     #[inline(always)]
+    fn quotient(self, a: Self::V, b: Self::V, _: Self::V) -> Self::V {
+        self.div(a, b)
+    }
+
+    #[inline(always)]
     fn sqrt(self, a: Self::V) -> Self::V {
         a.map(f32::sqrt)
     }
@@ -184,6 +189,9 @@ impl Simd for Portable {
             count += (chosen >> lane & 1) as usize;
         }
     }
+
+    #[inline(always)]
+    fn prefetch(self, _: &[f32]) {}
 
     #[inline(always)]
     unsafe fn load_at(self, x: *const f32) -> Self::V {

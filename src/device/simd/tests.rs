@@ -189,6 +189,53 @@ fn partial_vectors_touch_only_their_values() {
     }
 }
 
+struct Quotients<'a>(&'a [f32], f32, &'a mut [f32]);
+
+impl Kernel for Quotients<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let (b, inverse) = (s.splat(self.1), s.splat(1.0 / self.1));
+        let parts = self.0.chunks_exact(S::LANES);
+        for (a, y) in parts.zip(self.2.chunks_exact_mut(S::LANES)) {
+            s.store(y, s.quotient(s.load(a), b, inverse));
+        }
+    }
+}
+
+#[test]
+fn quotients_are_rounded_like_divisions() {
+    let random = crate::device::random::Random::new(7, 0);
+    let mut a: Vec<f32> = (0..160_000)
+        .map(|i| (random.bits(i) % (1 << 24)) as f32)
+        .collect();
+    a.extend((0..160_000).map(|i| i as f32 - 80_000.0));
+    for b in [
+        100_000.0,
+        0.01,
+        0.02,
+        0.04,
+        0.08,
+        0.005,
+        0.3,
+        1.2,
+        3.0,
+        0.999_999_94,
+        1.999_999_9,
+    ] {
+        for scale in [1.0, 1.0 / 100_000.0] {
+            let a: Vec<f32> = a.iter().map(|a| a * scale).collect();
+            for level in levels() {
+                let mut y = vec![f32::NAN; a.len()];
+                dispatch_at(level, Quotients(&a, b, &mut y));
+                let wrong = a.iter().zip(&y).position(|(a, y)| a / b != *y);
+                assert_eq!(wrong.map(|i| (a[i], y[i])), None, "{level}: / {b}");
+            }
+        }
+    }
+}
+
 struct FourSums<'a>(&'a [f32], &'a mut [f32; 4], &'a mut [u32]);
 
 impl Kernel for FourSums<'_> {

@@ -174,6 +174,23 @@ impl Sums<'_> {
     }
 }
 
+/// The sums of a tile in a function of its own: what runs inside a closure is compiled for any processor.
+struct SumsTile<'a> {
+    sums: Sums<'a>,
+    points: Range<usize>,
+    influences: &'a mut [f32],
+    out: &'a mut [f32],
+}
+
+impl Kernel for SumsTile<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        self.sums.tile(s, self.points, self.influences, self.out);
+    }
+}
+
 /// y = sums · weight, replaced or added, for a run of points.
 struct Convolve<'a> {
     sums: Sums<'a>,
@@ -197,7 +214,12 @@ impl Kernel for Convolve<'_> {
             let mut first = self.first;
             for y in self.y.chunks_mut(TILE * self.width) {
                 let count = y.len() / self.width;
-                sums.tile(s, first..first + count, influences, tile);
+                s.call(SumsTile {
+                    sums,
+                    points: first..first + count,
+                    influences,
+                    out: tile,
+                });
                 tile_product(
                     s,
                     ViewMut::new(y, count, self.width),
@@ -232,7 +254,12 @@ impl Kernel for WeightGradient<'_> {
             let influences = carve(&mut rest, sums.block_words());
             for first in self.points.clone().step_by(TILE) {
                 let count = TILE.min(self.points.end - first);
-                sums.tile(s, first..first + count, influences, tile);
+                s.call(SumsTile {
+                    sums,
+                    points: first..first + count,
+                    influences,
+                    out: tile,
+                });
                 let d_y = &self.d_y[first * self.width..(first + count) * self.width];
                 tile_product(
                     s,

@@ -1,8 +1,8 @@
 //! Forward on the host.
 
 use super::tile::{
-    AXES, CHUNK, Entry, KEYS, KeyTile, Keys, QUERIES, Row, channels, entries, find_bins, load_rows,
-    scores,
+    AXES, CHUNK, Entry, KEYS, KeyTile, Keys, QUERIES, Row, channels, entries, find_bins, is_ahead,
+    load_rows, scores,
 };
 use super::{Sizes, WindowAttention, pack};
 use crate::device::Rows;
@@ -29,6 +29,15 @@ pub(super) struct Inputs<'a> {
 }
 
 impl Inputs<'_> {
+    /// Asks for the rows of the small window of `group`: they lie anywhere, and the group before gives them time.
+    #[inline(always)]
+    pub fn prefetch<S: Simd>(&self, s: S, group: &Group) {
+        let width = 3 * self.sizes.channels;
+        for row in &self.windows.order[group.dense.clone()] {
+            s.prefetch(&self.qkv[*row as usize * width..][..width]);
+        }
+    }
+
     /// Loads a chunk of the queries at `positions`, scaled.
     #[inline(always)]
     pub fn load_queries(
@@ -134,33 +143,52 @@ impl Kernel for Run<'_> {
             let positions = self.y.positions();
             let groups = &self.inputs.windows.groups;
             let first = groups.partition_point(|g| g.queries.end <= positions.start);
-            for group in &groups[first..] {
+            for (at, group) in groups.iter().enumerate().skip(first) {
                 let end = group.queries.end.min(positions.end);
                 let mut start = group.queries.start.max(positions.start);
                 if start >= end {
                     break;
                 }
+                if let Some(next) = groups.get(at + 1).filter(|next| is_ahead(group, next)) {
+                    self.inputs.prefetch(s, next);
+                }
                 while start < end {
                     let queries = start..(start + QUERIES).min(end);
                     start = queries.end;
-                    self.tile(s, group, queries, &mut buffers);
+                    let (run, buffers) = (&mut self, &mut buffers);
+                    s.call(Tile {
+                        run,
+                        group,
+                        queries,
+                        buffers,
+                    });
                 }
             }
         });
     }
 }
 
-impl Run<'_> {
-    /// All keys and heads of up to [`QUERIES`] queries.
+/// All keys and heads of up to [`QUERIES`] queries.
+struct Tile<'a, 'b, 'c> {
+    run: &'a mut Run<'b>,
+    group: &'a Group,
+    queries: Range<usize>,
+    buffers: &'a mut Buffers<'c>,
+}
+
+impl Kernel for Tile<'_, '_, '_> {
+    type Output = ();
+
     #[inline(always)]
-    fn tile<S: Simd>(
-        &mut self,
-        s: S,
-        group: &Group,
-        queries: Range<usize>,
-        buffers: &mut Buffers<'_>,
-    ) {
-        let Inputs { windows, sizes, .. } = self.inputs;
+    fn run<S: Simd>(self, s: S) {
+        let Tile {
+            run,
+            group,
+            queries,
+            buffers,
+        } = self;
+        let inputs = run.inputs;
+        let Inputs { windows, sizes, .. } = inputs;
         buffers.largest.fill(NEVER);
         buffers.total.fill(0.0);
         buffers.sums.fill([0.0; CHUNK]);
@@ -178,7 +206,6 @@ impl Run<'_> {
             for head in 0..sizes.heads {
                 for chunk in 0..sizes.chunks() {
                     let own = chunk * KEYS..(chunk + 1) * KEYS;
-                    let inputs = self.inputs;
                     inputs.load_keys(head, chunk, 1, &tile, &mut buffers.keys[own.clone()]);
                     inputs.load_keys(head, chunk, 2, &tile, &mut buffers.values[own]);
                     let own = &mut buffers.queries[chunk * QUERIES..][..count];
@@ -187,7 +214,7 @@ impl Run<'_> {
                 let own = head * QUERIES..head * QUERIES + count;
                 let rows = sizes.chunks() * QUERIES;
                 s.call(HeadTile {
-                    inputs: self.inputs,
+                    inputs,
                     head,
                     count: tile.count,
                     bins: buffers.bins,
@@ -200,9 +227,11 @@ impl Run<'_> {
                 });
             }
         }
-        self.finish(queries, buffers);
+        run.finish(queries, buffers);
     }
+}
 
+impl Run<'_> {
     /// Writes y and what is saved of a tile's queries.
     #[inline(always)]
     fn finish(&mut self, queries: Range<usize>, buffers: &Buffers<'_>) {

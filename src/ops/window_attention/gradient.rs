@@ -8,7 +8,7 @@
 use super::cpu::{BIN_WORDS, Inputs, carve_bins, fours};
 use super::tile::{
     AXES, CHUNK, ENTRY, Entry, KEYS, KeyTile, Keys, QUERIES, Row, channels, entries, find_bins,
-    load_rows, scores,
+    is_ahead, load_rows, scores,
 };
 use super::{Sizes, WindowAttention, pack};
 use crate::device::Rows;
@@ -96,27 +96,47 @@ impl Kernel for PartGradient<'_> {
                 d_y: rows(QUERIES),
                 d_queries: rows(sizes.heads * QUERIES),
             };
-            for group in &windows.groups[self.part.groups.clone()] {
+            for at in self.part.groups.clone() {
+                let group = &windows.groups[at];
+                let next = (at + 1 < self.part.groups.end).then(|| &windows.groups[at + 1]);
+                if let Some(next) = next.filter(|next| is_ahead(group, next)) {
+                    self.prefetch(s, next);
+                }
                 for start in group.queries.clone().step_by(QUERIES) {
                     let queries = start..(start + QUERIES).min(group.queries.end);
-                    self.tile(s, group, queries, &mut buffers);
+                    let (part, buffers) = (&mut self, &mut buffers);
+                    s.call(Tile {
+                        part,
+                        group,
+                        queries,
+                        buffers,
+                    });
                 }
             }
         });
     }
 }
 
-impl PartGradient<'_> {
-    /// All keys and heads of up to [`QUERIES`] queries.
+/// All keys and heads of up to [`QUERIES`] queries.
+struct Tile<'a, 'b, 'c> {
+    part: &'a mut PartGradient<'b>,
+    group: &'a Group,
+    queries: Range<usize>,
+    buffers: &'a mut Buffers<'c>,
+}
+
+impl Kernel for Tile<'_, '_, '_> {
+    type Output = ();
+
     #[inline(always)]
-    fn tile<S: Simd>(
-        &mut self,
-        s: S,
-        group: &Group,
-        queries: Range<usize>,
-        buffers: &mut Buffers<'_>,
-    ) {
-        let Inputs { windows, sizes, .. } = self.given.inputs;
+    fn run<S: Simd>(self, s: S) {
+        let Tile {
+            part,
+            group,
+            queries,
+            buffers,
+        } = self;
+        let Inputs { windows, sizes, .. } = part.given.inputs;
         buffers.d_queries.fill([0.0; CHUNK]);
         let mut keys = Keys::new(windows, group);
         loop {
@@ -129,11 +149,11 @@ impl PartGradient<'_> {
                 find_bins(s, windows.quantization, sizes.rows, place, &tile, bins);
             }
             for head in 0..sizes.heads {
-                self.load(head, queries.clone(), &tile, buffers);
+                part.load(head, queries.clone(), &tile, buffers);
                 let rows = sizes.chunks() * QUERIES;
                 let words = sizes.chunks() * sizes.chunk_words();
                 s.call(HeadGradient {
-                    given: self.given,
+                    given: part.given,
                     head,
                     first: queries.start,
                     count: (queries.len(), tile.count),
@@ -145,12 +165,28 @@ impl PartGradient<'_> {
                     d_keys: buffers.d_keys,
                     d_values: buffers.d_values,
                     d_queries: &mut buffers.d_queries[head * rows..][..rows],
-                    d_tables: &mut self.gradients.d_tables[head * words..][..words],
+                    d_tables: &mut part.gradients.d_tables[head * words..][..words],
                 });
-                self.add_keys(head, &tile, buffers);
+                part.add_keys(head, &tile, buffers);
             }
         }
-        self.add_queries(queries, buffers);
+        part.add_queries(queries, buffers);
+    }
+}
+
+impl PartGradient<'_> {
+    /// Asks for the rows of the small window of `group`.
+    #[inline(always)]
+    fn prefetch<S: Simd>(&mut self, s: S, group: &Group) {
+        let Given { inputs, d_y, y, .. } = self.given;
+        inputs.prefetch(s, group);
+        let width = inputs.sizes.channels;
+        for position in group.dense.clone() {
+            let row = inputs.windows.order[position] as usize;
+            s.prefetch(&d_y[row * width..][..width]);
+            s.prefetch(&y[row * width..][..width]);
+            s.prefetch(self.gradients.d_qkv.row(position));
+        }
     }
 
     /// Loads the rows of a head of a tile and clears the gradients of its keys.

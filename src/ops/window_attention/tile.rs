@@ -10,12 +10,20 @@ use std::ops::Range;
 pub const AXES: usize = 3;
 /// Channels of a head that are worked on at once: whole vectors at every level.
 pub const CHUNK: usize = MAX_LANES;
-/// Words of an entry of the packed tables: a chunk of Tq, of Tk and of Tv.
-pub const ENTRY: usize = 3 * CHUNK;
+/// Words of an entry of the packed tables: a chunk of Tq, of Tk, of Tv, and one that makes addressing a shift.
+pub const ENTRY: usize = 4 * CHUNK;
 /// Most queries of a tile.
 pub const QUERIES: usize = 16;
 /// Most keys of a tile: their rows and bins stay in the first-level cache.
 pub const KEYS: usize = 64;
+
+/// Largest small window whose rows are asked for ahead: more would not stay in the second-level cache.
+const AHEAD: usize = 256;
+
+/// True when the rows of `next` should be asked for while `group` is worked on.
+pub fn is_ahead(group: &Group, next: &Group) -> bool {
+    next.dense != group.dense && next.dense.len() <= AHEAD
+}
 
 /// A chunk of a row of q, k, v or a gradient of these.
 pub type Row = [f32; CHUNK];
@@ -104,9 +112,10 @@ pub fn find_bins<S: Simd>(
             let bin = match quantization {
                 Quantization::Offset { reach, step } => {
                     let unit = s.splat(100_000.0);
-                    let r = s.div(s.round(s.mul(difference, unit)), unit);
+                    let inverse = (s.splat(1.0 / 100_000.0), s.splat(1.0 / step));
+                    let r = s.quotient(s.round(s.mul(difference, unit)), unit, inverse.0);
                     let t = s.sub(s.add(r, s.splat(reach)), s.splat(1e-4));
-                    s.div(t, s.splat(step))
+                    s.quotient(t, s.splat(step), inverse.1)
                 }
                 Quantization::Cell { center } => s.add(difference, s.splat(center)),
             };
