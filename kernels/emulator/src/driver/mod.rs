@@ -1,0 +1,178 @@
+//! The CUDA driver's functions, as far as `cudarc` 0.19 calls them, over one [`Machine`].
+//!
+//! Every function returns when its work is done: streams are in order and never overlap, so what a program forgets to
+//! order between streams is not noticed. A launch that breaks a rule returns an error, prints what was broken to
+//! stderr, and, as on a GPU, leaves the context failed: every later call returns the same error until
+//! `cairnEmulatorReset`.
+//!
+//! Beside the driver's functions the library exports (all `extern "C"`, texts in UTF-8):
+//!
+//! | function | what it does |
+//! |---|---|
+//! | `size_t cairnEmulatorProfileJson(char* out, size_t room)` | writes the [profile](crate::profile) as JSON, gives its length without the final 0 |
+//! | `void cairnEmulatorProfileReset()` | forgets all counts |
+//! | `size_t cairnEmulatorLastError(char* out, size_t room)` | writes the last error in full, gives its length |
+//! | `void cairnEmulatorReset()` | clears a failed context |
+//! | `void cairnEmulatorSetSeed(uint64_t seed)` | permutes the order of blocks and warps of later launches; 0 keeps it |
+//! | `int cairnEmulatorForget(CUdeviceptr p, size_t bytes)` | counts a range as never written: for arenas that hand memory out anew |
+//!
+//! The environment: `CAIRN_EMULATOR_CC` (compute capability, default 80), and those of
+//! [`Options::from_environment`].
+
+mod device;
+mod launch;
+mod memory;
+mod module;
+mod report;
+mod stream;
+
+use crate::decode::Kernel;
+use crate::{Error, Machine, Module, Options};
+use launch::Operation;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
+use std::time::Instant;
+
+/// `CUresult`.
+type Code = i32;
+const SUCCESS: Code = 0;
+const INVALID_VALUE: Code = 1;
+const OUT_OF_MEMORY: Code = 2;
+const INVALID_DEVICE: Code = 101;
+const INVALID_IMAGE: Code = 200;
+const NO_BINARY_FOR_GPU: Code = 209;
+const INVALID_PTX: Code = 218;
+const FILE_NOT_FOUND: Code = 301;
+const INVALID_HANDLE: Code = 400;
+const NOT_FOUND: Code = 500;
+const ILLEGAL_ADDRESS: Code = 700;
+const MISALIGNED_ADDRESS: Code = 716;
+const LAUNCH_FAILED: Code = 719;
+const NOT_SUPPORTED: Code = 801;
+const CAPTURE_INVALIDATED: Code = 901;
+
+/// A kernel behind a `CUfunction`.
+#[derive(Clone)]
+struct Function {
+    kernel: Arc<Kernel>,
+    /// `CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES`.
+    dynamic_limit: usize,
+}
+
+/// An event: when it was recorded, and in which capture.
+#[derive(Clone, Copy, Default)]
+struct Event {
+    recorded: Option<Instant>,
+    capture: Option<usize>,
+    without_time: bool,
+}
+
+/// Everything behind the driver's handles, which are numbers.
+struct State {
+    machine: Machine,
+    modules: HashMap<usize, Module>,
+    functions: HashMap<usize, Function>,
+    /// Per module and name, so that a function asked for twice is one.
+    named: HashMap<(usize, String), usize>,
+    streams: HashMap<usize, Option<usize>>,
+    events: HashMap<usize, Event>,
+    /// Operations of captures under way, of graphs and of executable graphs.
+    recordings: HashMap<usize, Vec<Operation>>,
+    pinned: HashMap<usize, std::alloc::Layout>,
+    next: usize,
+    /// The error that has made the context fail.
+    failed: Code,
+    last_error: String,
+    capability: i32,
+}
+
+impl State {
+    fn new() -> Self {
+        let options = Options::from_environment().unwrap_or_else(|error| {
+            eprintln!("cairn emulator: {error}; the defaults are taken");
+            Options::default()
+        });
+        let capability = std::env::var("CAIRN_EMULATOR_CC")
+            .ok()
+            .and_then(|text| text.parse().ok())
+            .unwrap_or(80);
+        State {
+            machine: Machine::new(options),
+            modules: HashMap::new(),
+            functions: HashMap::new(),
+            named: HashMap::new(),
+            streams: HashMap::from([(0, None)]),
+            events: HashMap::new(),
+            recordings: HashMap::new(),
+            pinned: HashMap::new(),
+            next: 0x1000,
+            failed: SUCCESS,
+            last_error: String::new(),
+            capability,
+        }
+    }
+
+    /// A new handle. Handles look like pointers, so they are never 0 and lie apart.
+    fn handle(&mut self) -> usize {
+        self.next += 16;
+        self.next
+    }
+
+    /// Notes an error, prints it and gives its code.
+    fn fail(&mut self, code: Code, error: &Error) -> Code {
+        self.last_error = error.to_string();
+        eprintln!("cairn emulator: {}", self.last_error);
+        code
+    }
+}
+
+fn state() -> MutexGuard<'static, State> {
+    static STATE: OnceLock<Mutex<State>> = OnceLock::new();
+    let mutex = STATE.get_or_init(|| Mutex::new(State::new()));
+    mutex
+        .lock()
+        .unwrap_or_else(|poisoned| poisoned.into_inner())
+}
+
+/// Writes a result where the caller wants it.
+///
+/// # Safety
+/// `to` is null or may be written.
+unsafe fn put<T>(to: *mut T, value: T) -> Code {
+    if to.is_null() {
+        return INVALID_VALUE;
+    }
+    // SAFETY: the caller's promise.
+    unsafe { to.write(value) };
+    SUCCESS
+}
+
+/// Copies text with a final 0 into `room` bytes and gives its length.
+///
+/// # Safety
+/// `to` is null or `room` bytes may be written there.
+unsafe fn put_text(to: *mut u8, room: usize, text: &str) -> usize {
+    if !to.is_null() && room > 0 {
+        let length = text.len().min(room - 1);
+        // SAFETY: the caller's promise; `length` + 1 bytes fit.
+        unsafe {
+            std::ptr::copy_nonoverlapping(text.as_ptr(), to, length);
+            to.add(length).write(0);
+        }
+    }
+    text.len()
+}
+
+/// Declares driver functions: name, arguments, body.
+macro_rules! api {
+    ($($(#[$doc:meta])* fn $name:ident($($arg:ident: $kind:ty),* $(,)?) $body:block)*) => { $(
+        $(#[$doc])*
+        #[allow(unused_unsafe, clippy::macro_metavars_in_unsafe)] // some bodies touch no pointer
+        #[unsafe(no_mangle)]
+        pub unsafe extern "C" fn $name($($arg: $kind),*) -> $crate::driver::Code {
+            // SAFETY: callers of the driver pass handles it gave them and pointers as its manual demands.
+            unsafe { $body }
+        }
+    )* };
+}
+use api;

@@ -1,0 +1,46 @@
+//! Runs kernels: a warp executes one instruction in all its lanes at a time, as a GPU does, and every access is checked.
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | `launch` | blocks in their order, on one thread or several; what is found afterwards |
+//! | `block` | the warps of a block, taking turns; reports |
+//! | `warp` | registers, and the groups of lanes that are at the same instruction |
+//! | `step` | the instructions |
+//! | `access`, `atomic` | loads, stores, atomics with all checks |
+//! | `copies` | asynchronous copies until they are awaited |
+//! | `barrier` | barriers of the block |
+//! | `collective` | shuffles, votes, matches |
+//! | `tensor` | matrix loads and products |
+//! | `clock`, `shadow` | what is ordered before what; race detection |
+//! | `traffic` | sectors and bank conflicts |
+
+mod access;
+mod atomic;
+mod barrier;
+mod block;
+mod clock;
+mod collective;
+mod copies;
+mod launch;
+mod shadow;
+mod step;
+mod tensor;
+mod traffic;
+mod warp;
+
+pub use launch::{Launch, Outcome, Workers, run};
+pub use traffic::Count;
+
+/// Generic addresses from here are shared memory.
+pub const SHARED_WINDOW: u64 = 1 << 60;
+/// Generic addresses from here are local memory.
+pub const LOCAL_WINDOW: u64 = 1 << 61;
+
+/// The lanes of a mask, lowest first.
+fn lanes(mut mask: u32) -> impl Iterator<Item = usize> {
+    std::iter::from_fn(move || {
+        let lane = mask.trailing_zeros();
+        mask &= mask.wrapping_sub(1);
+        (lane < 32).then_some(lane as usize)
+    })
+}

@@ -1,0 +1,151 @@
+//! Tensor cores: `ldmatrix` and `mma.sync`.
+//!
+//! **Accuracy model.** Products of f16, bf16 and tf32 factors are exact, their sum and the accumulator are added in f64
+//! and rounded to f32 once. A GPU adds with fewer bits and in an order of its own, so its results may differ from these
+//! in the last places of f32, relative to the largest term. tf32 factors drop the 13 lowest bits, as hardware does.
+
+use super::block::Worker;
+use super::lanes;
+use super::shadow::Kind;
+use super::step::Next;
+use crate::decode::kernel::{Address, Factor, Inst, MatrixProduct, Reg};
+use crate::lanes::half::{from_bf16, from_f16};
+use crate::violation::ViolationKind;
+
+impl<'a> Worker<'a> {
+    /// Whether all 32 lanes are here, as these instructions demand; none if they may still come.
+    fn whole_warp(&mut self, w: usize, inst: &'a Inst, active: u32) -> Option<Next> {
+        if active == u32::MAX {
+            return None;
+        }
+        if active != self.warps[w].live {
+            return Some(Next::Park(active));
+        }
+        let what = format!("it needs all 32 lanes of the warp, and {active:08x} are there");
+        self.stop(ViolationKind::MissingLanes, w, 0, inst, what);
+        Some(Next::Stop)
+    }
+
+    /// `ldmatrix`: lanes 8m … 8m+7 hold the addresses of the rows of matrix m.
+    #[allow(clippy::too_many_arguments)] // the parts of one decoded instruction
+    pub fn matrix_load(
+        &mut self,
+        w: usize,
+        pc: usize,
+        inst: &'a Inst,
+        active: u32,
+        count: usize,
+        transposed: bool,
+        out: &[Reg; 4],
+        address: Address,
+    ) -> Next {
+        if let Some(next) = self.whole_warp(w, inst, active) {
+            return next;
+        }
+        let addresses = self.addresses(w, &address);
+        let mut rows = [[0u32; 4]; 32];
+        let reading = if count == 4 {
+            u32::MAX
+        } else {
+            (1 << (8 * count)) - 1
+        };
+        self.shared(
+            w,
+            pc,
+            inst,
+            reading,
+            &addresses,
+            16,
+            Kind::Read,
+            |words, lane, offset| {
+                rows[lane].copy_from_slice(&words[offset / 4..offset / 4 + 4]);
+            },
+        );
+        for matrix in 0..count {
+            let element = |row: usize, column: usize| {
+                rows[8 * matrix + row][column / 2] >> (16 * (column % 2)) & 0xffff
+            };
+            let values = std::array::from_fn(|lane| {
+                let (row, column) = (lane / 4, 2 * (lane % 4));
+                if transposed {
+                    element(column, row) | element(column + 1, row) << 16
+                } else {
+                    element(row, column) | element(row, column + 1) << 16
+                }
+            });
+            self.warps[w]
+                .registers
+                .set_word(out[matrix], u32::MAX, &values);
+        }
+        Next::Forward
+    }
+
+    /// `mma.sync`: D = A·B + C for a 16×k A, a k×8 B.
+    pub fn matrix_product(
+        &mut self,
+        w: usize,
+        inst: &'a Inst,
+        active: u32,
+        product: &MatrixProduct,
+    ) -> Next {
+        if let Some(next) = self.whole_warp(w, inst, active) {
+            return next;
+        }
+        let registers = &mut self.warps[w].registers;
+        let (mut a, mut b) = ([[0f32; 16]; 16], [[0f32; 8]; 16]);
+        let (in_a, in_b) = product.fragments();
+        // How many neighbouring elements a register holds, and how far apart its columns start.
+        let (packed, step) = if product.factor == Factor::TF32 {
+            (1, 4)
+        } else {
+            (2, 8)
+        };
+        let value = |word: u32, part: usize| match product.factor {
+            Factor::TF32 => f32::from_bits(word & 0xffff_e000),
+            Factor::F16 => from_f16(word >> (16 * part) & 0xffff),
+            Factor::BF16 => from_bf16(word >> (16 * part) & 0xffff),
+        };
+        for (index, reg) in product.a[..in_a].iter().enumerate() {
+            let row = registers.word(*reg);
+            for lane in 0..32 {
+                for part in 0..packed {
+                    a[lane / 4 + 8 * (index % 2)]
+                        [packed * (lane % 4) + part + step * (index / 2)] = value(row[lane], part);
+                }
+            }
+        }
+        for (index, reg) in product.b[..in_b].iter().enumerate() {
+            let row = registers.word(*reg);
+            for lane in 0..32 {
+                for part in 0..packed {
+                    b[packed * (lane % 4) + part + step * index][lane / 4] = value(row[lane], part);
+                }
+            }
+        }
+        let mut sums = [[0f64; 8]; 16];
+        for (index, reg) in product.c.iter().enumerate() {
+            let row = registers.word(*reg);
+            for lane in 0..32 {
+                sums[lane / 4 + 8 * (index / 2)][2 * (lane % 4) + index % 2] =
+                    f64::from(f32::from_bits(row[lane]));
+            }
+        }
+        for (sums, row) in sums.iter_mut().zip(&a) {
+            for k in 0..product.depth {
+                let factor = f64::from(row[k]);
+                for column in 0..8 {
+                    sums[column] += factor * f64::from(b[k][column]);
+                }
+            }
+        }
+        for (index, reg) in product.out.iter().enumerate() {
+            let mut values = [0; 32];
+            for lane in lanes(u32::MAX) {
+                let sum = sums[lane / 4 + 8 * (index / 2)][2 * (lane % 4) + index % 2];
+                values[lane] = crate::lanes::float::bits32(sum as f32);
+            }
+            registers.set_word(*reg, u32::MAX, &values);
+        }
+        Next::Forward
+    }
+}
