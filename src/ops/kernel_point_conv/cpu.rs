@@ -1,7 +1,7 @@
 //! The convolution on the host, forward and backward.
 //!
 //! Sums of a point are [channels, padded M]: kernel points in the lanes, so a pair costs one vector of influences and one
-//! product per channel. Weights are packed to match: [channels, padded M, other channels].
+//! product per channel. Weights are packed to match: [channels, padded M, padded other channels].
 
 use super::super::pairs::{Partials, parts};
 use super::{KernelPointConv, Sizes};
@@ -126,8 +126,8 @@ impl Sums<'_> {
     #[inline(always)]
     fn influences<S: Simd>(&self, s: S, pair: usize, out: &mut [f32]) {
         let kernel = self.kernel();
-        let delta = &self.side.neighbors().delta;
-        let [x, y, z] = [0, 1, 2].map(|axis| s.splat(delta[axis][pair]));
+        let [x, y, z] = &self.side.neighbors().delta;
+        let (x, y, z) = (s.splat(x[pair]), s.splat(y[pair]), s.splat(z[pair]));
         let (one, inverse) = (s.splat(1.0), s.splat(-1.0 / self.influence));
         for first in (0..kernel).step_by(S::LANES) {
             let x = s.sub(x, s.load(&self.points[first..]));
@@ -142,33 +142,49 @@ impl Sums<'_> {
     /// out[c, m] += Σ h[pair, m] · features[row of the pair, c]
     #[inline(always)]
     fn add<S: Simd>(&self, s: S, rows: &[u32], influences: &[f32], out: &mut [f32]) {
+        let mut channel = 0;
+        while channel < self.channels {
+            let count = CHANNELS.min(self.channels - channel);
+            match count {
+                8 => self.add_some::<S, 8>(s, channel, rows, influences, out),
+                7 => self.add_some::<S, 7>(s, channel, rows, influences, out),
+                6 => self.add_some::<S, 6>(s, channel, rows, influences, out),
+                5 => self.add_some::<S, 5>(s, channel, rows, influences, out),
+                4 => self.add_some::<S, 4>(s, channel, rows, influences, out),
+                3 => self.add_some::<S, 3>(s, channel, rows, influences, out),
+                2 => self.add_some::<S, 2>(s, channel, rows, influences, out),
+                _ => self.add_some::<S, 1>(s, channel, rows, influences, out),
+            }
+            channel += count;
+        }
+    }
+
+    /// As [`Sums::add`] for `COUNT` channels from `channel` on, whose sums stay in registers.
+    #[inline(always)]
+    fn add_some<S: Simd, const COUNT: usize>(
+        &self,
+        s: S,
+        channel: usize,
+        rows: &[u32],
+        influences: &[f32],
+        out: &mut [f32],
+    ) {
         let kernel = self.kernel();
+        let out = &mut out[channel * kernel..(channel + COUNT) * kernel];
         for first in (0..kernel).step_by(S::LANES) {
-            let mut channel = 0;
-            while channel < self.channels {
-                let count = CHANNELS.min(self.channels - channel);
-                let out = &mut out[channel * kernel..(channel + count) * kernel];
-                let mut sums = [s.zero(); CHANNELS];
-                for (c, sum) in sums[..count].iter_mut().enumerate() {
-                    *sum = s.load(&out[c * kernel + first..]);
+            let mut sums = [s.zero(); COUNT];
+            for c in 0..COUNT {
+                sums[c] = s.load(&out[c * kernel + first..]);
+            }
+            for (row, h) in rows.iter().zip(influences.chunks_exact(kernel)) {
+                let h = s.load(&h[first..]);
+                let x = &self.features[*row as usize * self.channels + channel..][..COUNT];
+                for c in 0..COUNT {
+                    sums[c] = s.fma(s.splat(x[c]), h, sums[c]);
                 }
-                for (pair, row) in rows.iter().enumerate() {
-                    let h = s.load(&influences[pair * kernel + first..]);
-                    let x = &self.features[*row as usize * self.channels + channel..][..count];
-                    if let Ok(x) = <&[f32; CHANNELS]>::try_from(x) {
-                        for c in 0..CHANNELS {
-                            sums[c] = s.fma(s.splat(x[c]), h, sums[c]);
-                        }
-                    } else {
-                        for (sum, x) in sums.iter_mut().zip(x) {
-                            *sum = s.fma(s.splat(*x), h, *sum);
-                        }
-                    }
-                }
-                for (c, sum) in sums[..count].iter().enumerate() {
-                    s.store(&mut out[c * kernel + first..], *sum);
-                }
-                channel += count;
+            }
+            for c in 0..COUNT {
+                s.store(&mut out[c * kernel + first..], sums[c]);
             }
         }
     }
@@ -194,7 +210,7 @@ impl Kernel for SumsTile<'_> {
 /// y = sums · weight, replaced or added, for a run of points.
 struct Convolve<'a> {
     sums: Sums<'a>,
-    /// [channels · padded M, width]
+    /// [channels · padded M, padded width]
     weight: &'a [f32],
     width: usize,
     store: Store,
@@ -207,9 +223,11 @@ impl Kernel for Convolve<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let (sums, words) = (self.sums, self.sums.words());
-        with_workspace(padded(TILE * words) + sums.block_words(), |mut rest| {
+        let (sums, words, wide) = (self.sums, self.sums.words(), padded(self.width));
+        let buffers = padded(TILE * words) + TILE * wide + sums.block_words();
+        with_workspace(buffers, |mut rest| {
             let tile = carve(&mut rest, TILE * words);
+            let result = carve(&mut rest, TILE * wide);
             let influences = carve(&mut rest, sums.block_words());
             let mut first = self.first;
             for y in self.y.chunks_mut(TILE * self.width) {
@@ -222,11 +240,18 @@ impl Kernel for Convolve<'_> {
                 });
                 tile_product(
                     s,
-                    ViewMut::new(y, count, self.width),
+                    ViewMut::new(result, count, wide),
                     View::new(tile, count, words),
-                    View::new(self.weight, words, self.width),
-                    self.store,
+                    View::new(self.weight, words, wide),
+                    Store::Replace,
                 );
+                let rows = y.chunks_exact_mut(self.width);
+                for (y, x) in rows.zip(result.chunks_exact(wide)) {
+                    match self.store {
+                        Store::Replace => y.copy_from_slice(&x[..self.width]),
+                        Store::Add => y.iter_mut().zip(x).for_each(|(y, x)| *y += x),
+                    }
+                }
                 first += count;
             }
         });
@@ -240,6 +265,7 @@ struct WeightGradient<'a> {
     /// [N, width]
     d_y: &'a [f32],
     width: usize,
+    /// [channels · padded M, padded width]
     d_weight: &'a mut [f32],
 }
 
@@ -248,10 +274,13 @@ impl Kernel for WeightGradient<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let (sums, words) = (self.sums, self.sums.words());
-        with_workspace(padded(TILE * words) + sums.block_words(), |mut rest| {
+        let (sums, words, wide) = (self.sums, self.sums.words(), padded(self.width));
+        let buffers = padded(TILE * words) + TILE * wide + sums.block_words();
+        with_workspace(buffers, |mut rest| {
             let tile = carve(&mut rest, TILE * words);
+            let upstream = carve(&mut rest, TILE * wide);
             let influences = carve(&mut rest, sums.block_words());
+            upstream.fill(0.0);
             for first in self.points.clone().step_by(TILE) {
                 let count = TILE.min(self.points.end - first);
                 s.call(SumsTile {
@@ -260,12 +289,15 @@ impl Kernel for WeightGradient<'_> {
                     influences,
                     out: tile,
                 });
-                let d_y = &self.d_y[first * self.width..(first + count) * self.width];
+                let d_y = self.d_y[first * self.width..].chunks_exact(self.width);
+                for (x, d_y) in upstream.chunks_exact_mut(wide).zip(d_y).take(count) {
+                    x[..self.width].copy_from_slice(d_y);
+                }
                 tile_product(
                     s,
-                    ViewMut::new(self.d_weight, words, self.width),
+                    ViewMut::new(self.d_weight, words, wide),
                     View::new(tile, count, words).transposed(),
-                    View::new(d_y, count, self.width),
+                    View::new(upstream, count, wide),
                     Store::Add,
                 );
             }
@@ -284,23 +316,23 @@ fn pack_points(points: &[f32], planes: &mut [f32]) {
     }
 }
 
-/// W as [I, padded M, O].
+/// W as [I, padded M, padded O].
 fn pack_weight(sizes: Sizes, weight: &[f32], packed: &mut [f32]) {
     packed.fill(0.0);
     for (row, values) in weight.chunks_exact(sizes.outputs).enumerate() {
         let (m, i) = (row / sizes.inputs, row % sizes.inputs);
-        let to = (i * sizes.padded_kernel() + m) * sizes.outputs;
+        let to = (i * sizes.padded_kernel() + m) * padded(sizes.outputs);
         packed[to..to + sizes.outputs].copy_from_slice(values);
     }
 }
 
-/// W as [O, padded M, I].
+/// W as [O, padded M, padded I].
 fn pack_transposed(sizes: Sizes, weight: &[f32], packed: &mut [f32]) {
     packed.fill(0.0);
     for (row, values) in weight.chunks_exact(sizes.outputs).enumerate() {
         let (m, i) = (row / sizes.inputs, row % sizes.inputs);
         for (o, value) in values.iter().enumerate() {
-            packed[(o * sizes.padded_kernel() + m) * sizes.inputs + i] = *value;
+            packed[(o * sizes.padded_kernel() + m) * padded(sizes.inputs) + i] = *value;
         }
     }
 }
@@ -308,7 +340,8 @@ fn pack_transposed(sizes: Sizes, weight: &[f32], packed: &mut [f32]) {
 /// Runs forward on the host.
 pub(super) fn forward(op: &KernelPointConv, io: &mut Forward<'_>) {
     let sizes = op.sizes(io.shape(0), io.shape(1));
-    let (points, weight) = io.scratch().split_at_mut(sizes.point_words());
+    let (points, rest) = io.scratch().split_at_mut(sizes.point_words());
+    let weight = &mut rest[..sizes.weight_words()];
     pack_points(io.input(1), points);
     pack_weight(sizes, io.input(2), weight);
     let sums = Sums {
@@ -337,10 +370,11 @@ pub(super) fn backward(op: &KernelPointConv, io: &mut Backward<'_>) {
     let sizes = op.sizes(io.shape(0), io.shape(1));
     let queries = op.neighbors.queries;
     let (points, rest) = io.scratch().split_at_mut(sizes.point_words());
-    let (weight, partials) = rest.split_at_mut(sizes.weight_words());
+    let (partials, rest) = rest.split_at_mut(parts(queries) * sizes.weight_words());
     pack_points(io.input(1), points);
     let points = &*points;
     if let Some(d_x) = io.d_input(0) {
+        let weight = &mut rest[..sizes.transposed_words()];
         pack_transposed(sizes, io.input(2), weight);
         // built before the threads ask for it
         op.neighbors.transposed();
@@ -384,12 +418,13 @@ pub(super) fn backward(op: &KernelPointConv, io: &mut Backward<'_>) {
             d_weight,
         });
     });
-    weight.fill(0.0);
-    partials.add_to(0, weight);
+    let sum = &mut rest[..words];
+    sum.fill(0.0);
+    partials.add_to(0, sum);
     for (row, values) in d_weight.chunks_exact_mut(sizes.outputs).enumerate() {
         let (m, i) = (row / sizes.inputs, row % sizes.inputs);
-        let from = (i * sizes.padded_kernel() + m) * sizes.outputs;
-        let sum = &weight[from..from + sizes.outputs];
+        let from = (i * sizes.padded_kernel() + m) * padded(sizes.outputs);
+        let sum = &sum[from..from + sizes.outputs];
         values.iter_mut().zip(sum).for_each(|(y, x)| *y += x);
     }
 }

@@ -25,6 +25,7 @@ mod tests;
 use super::pairs::{expect_shape, parts};
 use crate::device::Device;
 use crate::device::simd::MAX_LANES;
+use crate::device::workspace::padded;
 use crate::geometry::Neighbors;
 use crate::graph::{Backward, Forward, Op, Plan, Shape};
 use crate::{Error, Result};
@@ -58,9 +59,14 @@ impl Sizes {
         self.kernel.next_multiple_of(MAX_LANES)
     }
 
-    /// Words of W with padded kernel points, in either order.
+    /// Words of W as [I, padded M, padded O].
     fn weight_words(self) -> usize {
-        self.padded_kernel() * self.inputs * self.outputs
+        self.padded_kernel() * self.inputs * padded(self.outputs)
+    }
+
+    /// Words of W as [O, padded M, padded I].
+    fn transposed_words(self) -> usize {
+        self.padded_kernel() * self.outputs * padded(self.inputs)
     }
 
     /// Words of the padded planes of the kernel points.
@@ -111,10 +117,11 @@ impl Op for KernelPointConv {
             Shape::new(count, 3),
         )?;
         expect_shape(self.name(), "the weight", *weight, matrices)?;
-        let fixed = sizes.point_words() + sizes.weight_words();
+        let (points, words) = (sizes.point_words(), sizes.weight_words());
+        let partials = parts(self.neighbors.queries) * words;
         Ok(Plan {
-            forward_scratch: fixed,
-            backward_scratch: fixed + parts(self.neighbors.queries) * sizes.weight_words(),
+            forward_scratch: points + words,
+            backward_scratch: points + partials + words.max(sizes.transposed_words()),
             reads_inputs: vec![0, 1, 2],
             ..Plan::of(Shape::new(self.neighbors.queries, self.outputs))
         })
