@@ -331,7 +331,7 @@ impl<'a> Worker<'a> {
         let mut problems: Vec<Problem> = Vec::new();
         let mut actor = super::shadow::Actor {
             run: self.run,
-            first_run: self.first_run,
+            first_run: self.run, // a block's shared memory is its own
             warp: w as u32,
             lane: 0,
             clock: &self.warps[w].clock,

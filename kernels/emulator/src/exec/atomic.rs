@@ -177,7 +177,7 @@ impl<'a> Worker<'a> {
             }
             let actor = Actor {
                 run: self.run,
-                first_run: self.first_run,
+                first_run: self.run,
                 warp: w as u32,
                 lane: lane as u32,
                 clock: &self.warps[w].clock,
@@ -207,7 +207,7 @@ impl<'a> Worker<'a> {
         let shared = &mut self.shared;
         let mut actor = Actor {
             run: self.run,
-            first_run: self.first_run,
+            first_run: self.run,
             warp: w as u32,
             lane: 0,
             clock: &self.warps[w].clock,

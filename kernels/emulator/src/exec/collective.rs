@@ -25,9 +25,14 @@ impl<'a> Worker<'a> {
             );
             self.report(ViolationKind::WrongMask, w, lane, inst, what);
         }
-        let needed = lanes(active).fold(0, |all, lane| all | masks[lane]) & self.warps[w].live;
-        if needed & !active != 0 {
+        let (all, live) = (self.warps[w].all, self.warps[w].live);
+        let needed = lanes(active).fold(0, |needed, lane| needed | masks[lane]) & all;
+        if needed & live & !active != 0 {
             return Next::Park(active);
+        }
+        if needed & !live != 0 {
+            let what = format!("lanes {:08x} of its mask have exited", needed & !live);
+            self.report(ViolationKind::MissingLanes, w, first(active), inst, what);
         }
         // Lanes with different masks are different groups, each on its own.
         let mut left = active;

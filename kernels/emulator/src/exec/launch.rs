@@ -5,7 +5,7 @@
 //! not depend on the number of threads. All other kernels run on one thread, in the order that the seed gives.
 
 use super::block::Worker;
-use super::shadow::{Distinct, MAX_TIME, Shadow};
+use super::shadow::{MAX_TIME, Shadow};
 use super::traffic::Count;
 use crate::Error;
 use crate::decode::Kernel;
@@ -250,17 +250,12 @@ pub fn run(launch: &Launch, workers: &mut Workers) -> Result<Outcome, Error> {
 
 fn finish(launch: &Launch, mut workers: Vec<Worker>) -> Result<Outcome, Error> {
     let mut violations: Vec<Violation> = Vec::new();
-    let mut shared = Distinct::default();
+    let mut read_twice = 0;
     if workers.iter().all(|worker| worker.violations.is_empty()) {
         for a in 0..workers.len() {
             for b in a + 1..workers.len() {
-                compare(
-                    launch,
-                    &workers[a],
-                    &workers[b],
-                    &mut shared,
-                    &mut violations,
-                );
+                let pair = [&workers[a], &workers[b]];
+                read_twice += compare(launch, pair, &workers[..a], &mut violations);
             }
         }
     }
@@ -284,28 +279,34 @@ fn finish(launch: &Launch, mut workers: Vec<Worker>) -> Result<Outcome, Error> {
         outcome.read += worker.distinct.read;
         outcome.written += worker.distinct.written;
     }
-    outcome.read -= shared.read;
-    outcome.written -= shared.written;
+    outcome.read -= read_twice;
     Ok(outcome)
 }
 
-/// Races between blocks of different workers, and the bytes that both have counted as theirs.
+/// Finds races between blocks of two workers, and counts the bytes that both have read and no `earlier` worker has.
 fn compare(
     launch: &Launch,
-    a: &Worker,
-    b: &Worker,
-    shared: &mut Distinct,
+    [a, b]: [&Worker; 2],
+    earlier: &[Worker],
     violations: &mut Vec<Violation>,
-) {
+) -> u64 {
+    let mut read_twice = 0;
     for &number in &a.state.touched {
         let (Some(mine), Some(Some(theirs))) =
             (&a.state.shadows[number], b.state.shadows.get(number))
         else {
             continue;
         };
+        let read_earlier = |byte: u64| {
+            earlier.iter().any(|worker| {
+                let shadow = worker.state.shadows.get(number).and_then(Option::as_ref);
+                shadow.is_some_and(|shadow| shadow.has_read(byte, worker.first_run))
+            })
+        };
         mine.compare(a.first_run, theirs, b.first_run, &mut |overlap| {
             if overlap.reads[0].is_some() && overlap.reads[1].is_some() {
-                shared.read += overlap.bytes;
+                let bytes = overlap.offset..overlap.offset + overlap.bytes;
+                read_twice += bytes.filter(|byte| !read_earlier(*byte)).count() as u64;
             }
             let [x, y] = overlap.writes;
             let pair = match (x, y) {
@@ -344,6 +345,7 @@ fn compare(
             });
         });
     }
+    read_twice
 }
 
 /// The steps that a warp can take before stamps run out.

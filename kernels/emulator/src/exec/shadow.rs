@@ -354,6 +354,15 @@ impl Shadow {
             })
     }
 
+    /// Whether a byte was read by plain loads since run `first_run`.
+    pub fn has_read(&self, offset: u64, first_run: u32) -> bool {
+        let chunk = self
+            .chunks
+            .get((offset / CHUNK) as usize)
+            .and_then(Option::as_ref);
+        chunk.is_some_and(|chunk| chunk.cells[cell(offset, chunk.shift)].read.run() >= first_run)
+    }
+
     /// Chunks that both have touched in their current launches, compared byte range by byte range.
     pub fn compare(
         &self,
