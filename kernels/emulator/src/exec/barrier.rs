@@ -21,8 +21,9 @@ pub struct Barrier {
     /// Threads that take part in a reduction, and those whose predicate holds.
     threads: u32,
     holding: u32,
-    /// Last instruction that arrived.
+    /// Last instruction that arrived, and that of each warp.
     pc: usize,
+    pcs: [usize; 32],
 }
 
 impl<'a> Worker<'a> {
@@ -105,6 +106,7 @@ impl<'a> Worker<'a> {
         barrier.threads += active.count_ones();
         barrier.holding += holding.count_ones();
         barrier.pc = pc;
+        barrier.pcs[w] = pc;
         let waits = !matches!(kind, BarrierKind::Arrive);
         if waits {
             clock.sync_lanes(active, active);
@@ -165,8 +167,7 @@ impl<'a> Worker<'a> {
                 warp.clock.block = warp.clock.lanes;
             }
             warp.status = Status::Ready;
-            // The instruction it waited at is just before where it goes on.
-            let at = warp.splits.first().map_or(0, |split| split.pc as usize - 1);
+            let at = barrier.pcs[w];
             if let crate::decode::kernel::Op::Barrier { kind, .. } = self.launch.kernel.code[at].op
             {
                 let (threads, holding) = (barrier.threads, barrier.holding);
