@@ -391,8 +391,9 @@ fn instructions_compute_what_rust_does() {
 
 #[test]
 fn approximations_stay_within_what_ptx_states() {
+    type Case = (&'static str, fn(f64) -> f64);
     #[rustfmt::skip]
-    let cases: &[(&str, fn(f64) -> f64)] = &[
+    let cases: &[Case] = &[
         ("ex2.approx.ftz.f32", f64::exp2), ("lg2.approx.f32", f64::log2), ("rcp.approx.f32", |x| 1.0 / x),
         ("rsqrt.approx.f32", |x| 1.0 / x.sqrt()), ("sqrt.approx.f32", f64::sqrt), ("sin.approx.f32", f64::sin),
         ("cos.approx.f32", f64::cos), ("tanh.approx.f32", f64::tanh),
