@@ -422,6 +422,66 @@ fn approximations_stay_within_what_ptx_states() {
     }
 }
 
+/// The compiler's own library: long instruction sequences with tables in memory, local arrays and loops.
+#[test]
+fn functions_of_the_library_match_f64() {
+    let source = r#"
+extern "C" __global__ void functions(const float* x, float* y, int n) {
+    int i = blockIdx.x * blockDim.x + threadIdx.x;
+    if (i >= n) return;
+    float v = x[i];
+    y[i] = sinf(v * 1e6f);
+    y[n + i] = powf(v, 1.7f);
+    y[2 * n + i] = expf(v);
+    y[3 * n + i] = logf(v);
+    y[4 * n + i] = tanhf(v);
+    y[5 * n + i] = erff(v);
+    y[6 * n + i] = fmodf(v * 17.0f, 0.3f);
+    y[7 * n + i] = (float)(exp(log((double)v)) / 3.0) + (float)(i % 7) + (float)((long long)i * 1000003ll % 97);
+}"#;
+    let mut bench = Bench::new(source);
+    let n = 300;
+    let x: Vec<f32> = (0..n).map(|i| 0.01 + i as f32 * 0.013).collect();
+    let (dx, dy) = (bench.upload(&x), bench.reserve(32 * n as u64));
+    bench
+        .launch(
+            "functions",
+            3,
+            128,
+            &[Arg::U64(dx), Arg::U64(dy), Arg::U32(n as u32)],
+        )
+        .unwrap_or_else(|error| panic!("{error}"));
+    let y: Vec<f32> = bench.download(dy, 8 * n);
+    let error_function = |x: f64| {
+        // Series of erf, quick enough below 4.
+        let term = |k: usize| {
+            let sign = [1.0, -1.0][k % 2];
+            let factorial: f64 = (1..=k).map(|j| j as f64).product();
+            sign * x.powi(2 * k as i32 + 1) / (factorial * (2 * k + 1) as f64)
+        };
+        (0..80).map(term).sum::<f64>() * std::f64::consts::FRAC_2_SQRT_PI
+    };
+    for (i, &x) in x.iter().enumerate() {
+        let v = f64::from(x);
+        let integers = (i % 7) as f64 + (i as i64 * 1_000_003 % 97) as f64;
+        let want = [
+            f64::from(x * 1e6).sin(),
+            v.powf(f64::from(1.7f32)),
+            v.exp(),
+            v.ln(),
+            v.tanh(),
+            error_function(v),
+            f64::from((x * 17.0) % 0.3),
+            v / 3.0 + integers,
+        ];
+        for (at, want) in want.into_iter().enumerate() {
+            let got = f64::from(y[at * n + i]);
+            let close = (got - want).abs() <= 2e-6 * want.abs().max(1.0);
+            assert!(close, "function {at} of {x}: {got} instead of {want}");
+        }
+    }
+}
+
 #[test]
 fn lanes_exchange_values() {
     let source = r#"

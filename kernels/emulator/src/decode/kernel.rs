@@ -209,8 +209,12 @@ pub enum Op {
         bits: u32,
         signed: bool,
     },
-    /// `st`.
-    Store { access: Access, values: [Reg; 4] },
+    /// `st`; `wide` says that the values are in 64-bit registers.
+    Store {
+        access: Access,
+        values: [Reg; 4],
+        wide: bool,
+    },
     /// `ld.param`: from the launch's parameters.
     Param {
         offset: usize,

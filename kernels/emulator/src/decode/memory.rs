@@ -165,12 +165,14 @@ impl Decoder<'_> {
         let parts = self.names.parts(Some(from))?;
         let count = count(suffixes, parts.len())?;
         let mut values = [Reg(0); 4];
+        // A narrow store may take the low bits of a 64-bit register.
+        let wide = kind.is_wide() || parts.iter().any(|part| self.names.is_wide(Some(part)));
+        let stored = if wide && !kind.is_wide() {
+            Scalar::B64
+        } else {
+            kind
+        };
         for (place, part) in values.iter_mut().zip(parts) {
-            let stored = if self.names.is_wide(Some(part)) && !kind.is_wide() {
-                return Err(Trouble::Unknown("a narrow store from a 64-bit register"));
-            } else {
-                kind
-            };
             *place = self.names.source(Some(part), stored)?;
         }
         let access = Access {
@@ -186,7 +188,14 @@ impl Decoder<'_> {
             Space::Param | Space::Const => return Err(UNKNOWN),
             _ => Class::GlobalStore,
         };
-        Ok((Op::Store { access, values }, class))
+        Ok((
+            Op::Store {
+                access,
+                values,
+                wide,
+            },
+            class,
+        ))
     }
 
     /// `atom` and `red`.

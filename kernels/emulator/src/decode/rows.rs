@@ -236,7 +236,7 @@ fn visit(inst: &mut Inst, see: &mut dyn FnMut(&mut Reg, Use)) {
                 .for_each(|base| see(base, Read));
             out.iter_mut().flatten().for_each(|part| see(part, Write));
         }
-        Op::Store { access, values } => {
+        Op::Store { access, values, .. } => {
             access
                 .address
                 .base

@@ -150,6 +150,7 @@ impl<'a> Worker<'a> {
     }
 
     /// `st`.
+    #[allow(clippy::too_many_arguments)] // the parts of one decoded instruction
     pub fn store(
         &mut self,
         w: usize,
@@ -158,8 +159,9 @@ impl<'a> Worker<'a> {
         active: u32,
         access: &Access,
         values: &[Reg; 4],
+        wide: bool,
     ) -> Next {
-        let data = self.stored(w, access, values);
+        let data = self.stored(w, access, values, wide);
         let total = access.bytes * access.count;
         let kind = if access.strong {
             Kind::StrongWrite
@@ -211,8 +213,12 @@ impl<'a> Worker<'a> {
     }
 
     /// The values of a store as up to 16 bytes per lane.
-    fn stored(&self, w: usize, access: &Access, values: &[Reg; 4]) -> Data {
+    fn stored(&self, w: usize, access: &Access, values: &[Reg; 4], wide: bool) -> Data {
         let registers = &self.warps[w].registers;
+        let low = |reg: Reg| match wide {
+            true => registers.long(reg).map(|value| value as u32),
+            false => *registers.word(reg),
+        };
         let mut data: Data = [[0; 32]; 4];
         for (element, value) in values[..access.count].iter().enumerate() {
             match access.bytes {
@@ -221,11 +227,11 @@ impl<'a> Worker<'a> {
                     data[2 * element] = row.map(|value| value as u32);
                     data[2 * element + 1] = row.map(|value| (value >> 32) as u32);
                 }
-                4 => data[element] = *registers.word(*value),
+                4 => data[element] = low(*value),
                 bytes => {
                     let (place, shift) = (element * bytes / 4, 8 * (element * bytes % 4));
                     let mask = (1u32 << (8 * bytes)) - 1;
-                    let row = registers.word(*value);
+                    let row = low(*value);
                     for lane in 0..32 {
                         data[place][lane] |= (row[lane] & mask) << shift;
                     }

@@ -203,8 +203,12 @@ impl<'a> Worker<'a> {
                 bits,
                 signed,
             } => return self.load(w, pc, inst, active, &access, &out, bits, signed),
-            Op::Store { access, values } => {
-                return self.store(w, pc, inst, active, &access, &values);
+            Op::Store {
+                access,
+                values,
+                wide,
+            } => {
+                return self.store(w, pc, inst, active, &access, &values, wide);
             }
             Op::Select {
                 out,

@@ -20,10 +20,10 @@ pub fn is_approximate(op: &str, suffixes: &Suffixes) -> bool {
 /// The function of an approximate instruction, or none where it is not implemented.
 pub fn find(op: &str, suffixes: &mut Suffixes) -> Option<Lanes> {
     suffixes.take_one(&["approx", "full"])?;
-    if suffixes.kind(0) != Some(Scalar::F32) {
-        return None;
-    }
     let ftz = suffixes.take("ftz");
+    if suffixes.kind(0) == Some(Scalar::F64) {
+        return (op == "rcp" && ftz).then(|| lanes!(DtoD, |a| reciprocal_start(a)));
+    }
     Some(match op {
         "ex2" => floats!(WtoW, ftz, false, |a| a.exp2()),
         "lg2" => floats!(WtoW, ftz, false, |a| a.log2()),
@@ -36,4 +36,17 @@ pub fn find(op: &str, suffixes: &mut Suffixes) -> Option<Lanes> {
         "div" => floats!(WWtoW, ftz, false, |a, b| a / b),
         _ => return None,
     })
+}
+
+/// `rcp.approx.ftz.f64`: the start of the library's divisions. Only the high halves of operand and result count.
+fn reciprocal_start(bits: u64) -> u64 {
+    const HIGH: u64 = !0xffff_ffff;
+    let flushed = |value: f64| {
+        if value.is_subnormal() {
+            0f64.copysign(value)
+        } else {
+            value
+        }
+    };
+    flushed(1.0 / flushed(f64::from_bits(bits & HIGH))).to_bits() & HIGH
 }

@@ -370,14 +370,18 @@ impl<'a> Parser<'a> {
                 }
                 Ok(None)
             }
-            ".reg" => self.registers().map(Some),
+            ".reg" => {
+                let kind = self.word()?;
+                self.registers(kind).map(Some)
+            }
+            // Inline assembly may leave out the space.
+            word if word.starts_with(".reg.") => self.registers(&word[4..]).map(Some),
             ".shared" | ".local" => Ok(Some(Statement::Variable(self.variable(word)?))),
             other => self.refuse(other, "this directive is not implemented"),
         }
     }
 
-    fn registers(&mut self) -> Result<Statement, Error> {
-        let kind = self.word()?;
+    fn registers(&mut self, kind: &str) -> Result<Statement, Error> {
         let Some(scalar) = kind.strip_prefix('.').and_then(Scalar::parse) else {
             return self.refuse(kind, "unknown register type");
         };
