@@ -267,6 +267,7 @@ impl<'a> Worker<'a> {
             clock: &self.warps[w].clock,
             partial_barriers: self.launch.kernel.partial_barriers,
         };
+        let mut repeated = Repeated::default();
         for lane in lanes(active) {
             let address = addresses[lane];
             let mut problem = |kind, what| problems.push(Problem { lane, kind, what });
@@ -294,6 +295,10 @@ impl<'a> Worker<'a> {
             let offset = (address - allocation.base) as usize;
             if reads(kind) && !allocation.is_written(offset, bytes) {
                 problem(ViolationKind::Uninitialised, describe());
+            }
+            if kind == Kind::Read && repeated.is_known(address) {
+                each(allocation, lane, offset);
+                continue;
             }
             actor.lane = lane as u32;
             let shadow = self.state.shadow(number);
@@ -344,6 +349,7 @@ impl<'a> Worker<'a> {
             partial_barriers: self.launch.kernel.partial_barriers,
         };
         let shared = &mut self.shared;
+        let mut repeated = Repeated::default();
         for lane in lanes(active) {
             let offset = offsets[lane];
             let mut problem = |kind, what| problems.push(Problem { lane, kind, what });
@@ -366,6 +372,10 @@ impl<'a> Worker<'a> {
                 continue;
             }
             let at = offset as usize;
+            if kind == Kind::Read && repeated.is_known(offset) {
+                each(&mut shared.words, lane, at);
+                continue;
+            }
             actor.lane = lane as u32;
             let conflict =
                 shared
@@ -519,6 +529,29 @@ impl<'a> Worker<'a> {
                 }
             }
         }
+    }
+}
+
+/// Lanes that read the same address one after another: the second makes it a read by several lanes, further ones add
+/// nothing to what is recorded or reported.
+#[derive(Default)]
+struct Repeated {
+    address: Option<u64>,
+    times: u32,
+}
+
+impl Repeated {
+    #[inline(always)]
+    fn is_known(&mut self, address: u64) -> bool {
+        if self.address == Some(address) {
+            self.times += 1;
+        } else {
+            *self = Repeated {
+                address: Some(address),
+                times: 0,
+            };
+        }
+        self.times > 1
     }
 }
 

@@ -83,6 +83,14 @@ impl Count {
     pub fn shared(&mut self, offsets: &Longs, active: u32, bytes: usize) {
         self.bytes += bytes as u64 * u64::from(active.count_ones());
         let words = bytes.div_ceil(4).max(1);
+        let first = offsets[0];
+        let in_line =
+            |step: u64| (1..32).all(|lane| offsets[lane] == first.wrapping_add(step * lane as u64));
+        if active == u32::MAX && (in_line(0) || (bytes >= 4 && in_line(bytes as u64))) {
+            self.wavefronts += words as u64;
+            self.least_wavefronts += words as u64;
+            return;
+        }
         let lanes_at_once = 32 / words;
         for part in 0..words {
             let mask = if words == 1 {
@@ -112,13 +120,21 @@ fn wavefronts(offsets: &Longs, lanes: u32, words: u64) -> u64 {
     if !clash {
         return 1;
     }
-    let mut all: Vec<u64> = super::lanes(lanes)
-        .flat_map(|lane| offsets[lane] / 4..offsets[lane] / 4 + words)
-        .collect();
+    // A part of a warp asks for 32 words at most.
+    let (mut all, mut count) = ([0u64; 32], 0);
+    for lane in super::lanes(lanes) {
+        for word in offsets[lane] / 4..offsets[lane] / 4 + words {
+            all[count] = word;
+            count += 1;
+        }
+    }
+    let all = &mut all[..count];
     all.sort_unstable();
-    all.dedup();
     let mut busy = [0u64; 32];
-    all.iter().for_each(|word| busy[*word as usize % 32] += 1);
+    for (at, word) in all.iter().enumerate() {
+        let repeated = at > 0 && all[at - 1] == *word;
+        busy[*word as usize % 32] += u64::from(!repeated);
+    }
     busy.into_iter().max().unwrap_or(1)
 }
 
