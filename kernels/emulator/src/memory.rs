@@ -309,6 +309,26 @@ impl Memory {
             return Ok(());
         }
         let (source, from_offset) = self.range(from, bytes as u64)?;
+        let aligned = [bytes, from_offset, to as usize]
+            .iter()
+            .all(|at| at.is_multiple_of(4));
+        if aligned {
+            let (target, to_offset) = self.range(to, bytes as u64)?;
+            // Through a buffer, since the ranges may overlap.
+            let words = from_offset / 4..(from_offset + bytes) / 4;
+            let read = |at: usize| {
+                (
+                    source.words[at].load(Relaxed),
+                    source.written[at].load(Relaxed),
+                )
+            };
+            let values: Vec<(u32, u8)> = words.map(read).collect();
+            for (at, (word, written)) in (to_offset / 4..).zip(values) {
+                target.words[at].store(word, Relaxed);
+                target.written[at].store(written, Relaxed);
+            }
+            return Ok(());
+        }
         let known: Vec<bool> = (0..bytes)
             .map(|i| source.is_written(from_offset + i, 1))
             .collect();
@@ -381,5 +401,9 @@ mod tests {
         memory.copy(b, a, 8).unwrap();
         let target = memory.allocation(memory.find(b).unwrap());
         assert!(target.is_written(0, 2) && !target.is_written(0, 4) && !target.is_written(4, 4));
+        memory.copy(b + 3, a + 1, 4).unwrap();
+        let target = memory.allocation(memory.find(b).unwrap());
+        let known = [true, true, true, true, true, false, false, false];
+        assert_eq!(known, std::array::from_fn(|at| target.is_written(at, 1)));
     }
 }
