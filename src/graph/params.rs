@@ -17,6 +17,8 @@ pub struct ParamId(pub(super) usize);
 pub enum ParamKind {
     /// Trained by the optimizer.
     Weight,
+    /// Parameter that keeps what it starts with or what a checkpoint gives.
+    Fixed,
     /// Running statistic, updated by training forward passes.
     Running,
     /// Integer counter (`num_batches_tracked`), kept outside the float memory.
@@ -28,8 +30,71 @@ pub enum ParamKind {
 pub enum Init {
     /// Uniform in ±bound.
     Uniform(f32),
+    /// Normal around 0 with this standard deviation.
+    Normal(f32),
+    /// Given points (rows of three), scaled, turned at random and then moved by normal noise.
+    Rotated {
+        /// The points.
+        points: &'static [[f32; 3]],
+        /// Factor before the turn.
+        scale: f32,
+        /// Standard deviation of the noise per coordinate.
+        noise: f32,
+    },
     /// Every value the same.
     Constant(f32),
+}
+
+impl Init {
+    /// Writes the first values of a tensor.
+    fn fill(self, slot: &mut [f32], random: Random) {
+        match self {
+            Init::Constant(value) => slot.fill(value),
+            Init::Uniform(bound) => {
+                for (j, value) in slot.iter_mut().enumerate() {
+                    *value = bound * (2.0 * random.uniform_f32(j as u64) - 1.0);
+                }
+            }
+            Init::Normal(deviation) => {
+                for (j, value) in slot.iter_mut().enumerate() {
+                    *value = deviation * random.normal(j as u64) as f32;
+                }
+            }
+            Init::Rotated {
+                points,
+                scale,
+                noise,
+            } => {
+                let axes = turn(random);
+                let places = slot.chunks_exact_mut(3).zip(points);
+                for (number, (place, point)) in places.enumerate() {
+                    for axis in 0..3 {
+                        let turned: f64 = (0..3)
+                            .map(|a| f64::from(point[a]) * axes[a][axis])
+                            .sum();
+                        let moved = random.normal(10 + (3 * number + axis) as u64);
+                        place[axis] = (f64::from(scale) * turned + f64::from(noise) * moved) as f32;
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Three orthonormal rows, turned at random.
+fn turn(random: Random) -> [[f64; 3]; 3] {
+    let draw = |first: u64| std::array::from_fn::<f64, 3, _>(|a| random.normal(first + a as u64));
+    let dot = |a: [f64; 3], b: [f64; 3]| a[0] * b[0] + a[1] * b[1] + a[2] * b[2];
+    let unit = |a: [f64; 3]| a.map(|x| x / dot(a, a).sqrt());
+    let u = unit(draw(0));
+    let v = draw(3);
+    let along = dot(u, v);
+    let v = unit(std::array::from_fn(|a| v[a] - along * u[a]));
+    let w = std::array::from_fn(|a| {
+        let (b, c) = ((a + 1) % 3, (a + 2) % 3);
+        u[b] * v[c] - u[c] * v[b]
+    });
+    [u, v, w]
 }
 
 /// Name, shape and place of one tensor.
@@ -91,11 +156,11 @@ impl Layout {
         &self.specs[id.0]
     }
 
-    /// Number of trained values.
+    /// Number of trained and fixed values: the parameters, as PyTorch counts them.
     pub fn weight_count(&self) -> usize {
         self.specs
             .iter()
-            .filter(|s| s.kind == ParamKind::Weight)
+            .filter(|s| matches!(s.kind, ParamKind::Weight | ParamKind::Fixed))
             .map(ParamSpec::len)
             .sum()
     }
@@ -171,6 +236,12 @@ impl<'a> Scope<'a> {
         self.layout.register(name, dims, ParamKind::Weight, init)
     }
 
+    /// Registers a parameter that is not trained.
+    pub fn fixed(&mut self, name: &str, dims: &[usize], init: Init) -> ParamId {
+        let name = format!("{}{name}", self.prefix);
+        self.layout.register(name, dims, ParamKind::Fixed, init)
+    }
+
     /// Registers a running statistic.
     pub fn running(&mut self, name: &str, dims: &[usize], start: f32) -> ParamId {
         let name = format!("{}{name}", self.prefix);
@@ -205,15 +276,7 @@ impl Params {
                 continue;
             }
             let slot = &mut host[spec.offset..spec.offset + spec.len()];
-            match spec.init {
-                Init::Constant(value) => slot.fill(value),
-                Init::Uniform(bound) => {
-                    let random = Random::new(seed, i as u64);
-                    for (j, value) in slot.iter_mut().enumerate() {
-                        *value = bound * (2.0 * random.uniform_f32(j as u64) - 1.0);
-                    }
-                }
-            }
+            spec.init.fill(slot, Random::new(seed, i as u64));
         }
         Ok(Params {
             layout,
@@ -360,6 +423,49 @@ mod tests {
         p.set(w, &[1.0; 15]).unwrap();
         assert_eq!(p.get(w), [1.0; 15]);
         assert_eq!(p.get(layout.find("fc.bias").unwrap()), [0.25; 3]);
+    }
+
+    #[test]
+    fn rotated_points_keep_their_distances() {
+        static POINTS: [[f32; 3]; 4] = [[0.0; 3], [1.0, 0.0, 0.0], [0.0, 2.0, 0.0], [0.0, 0.0, -3.0]];
+        let points = |seed: u64, noise: f32| {
+            let mut layout = Layout::default();
+            let init = Init::Rotated {
+                points: &POINTS,
+                scale: 0.5,
+                noise,
+            };
+            let id = Scope::root(&mut layout).fixed("points", &[4, 3], init);
+            assert_eq!((layout.weight_count(), layout.trained().len()), (12, 0));
+            let params = Params::initial(layout.into(), Device::Cpu, seed).unwrap();
+            params.get(id).as_chunks::<3>().0.to_vec()
+        };
+        let distance = |a: [f32; 3], b: [f32; 3]| {
+            let d = |axis: usize| f64::from(a[axis] - b[axis]);
+            (d(0).powi(2) + d(1).powi(2) + d(2).powi(2)).sqrt()
+        };
+        let found = points(7, 0.0);
+        for (i, a) in POINTS.iter().enumerate() {
+            for (j, b) in POINTS.iter().enumerate() {
+                let error = (distance(found[i], found[j]) - 0.5 * distance(*a, *b)).abs();
+                assert!(error < 1e-6, "{i} {j}: {error}");
+            }
+        }
+        assert_ne!(found, points(8, 0.0));
+        let moved = points(7, 0.01);
+        let far = (0..4).map(|i| distance(found[i], moved[i])).fold(0.0, f64::max);
+        assert!(far > 1e-3 && far < 0.1, "{far}");
+    }
+
+    #[test]
+    fn normal_values_have_their_deviation() {
+        let mut layout = Layout::default();
+        let id = Scope::root(&mut layout).weight("w", &[100, 100], Init::Normal(0.02));
+        let params = Params::initial(layout.into(), Device::Cpu, 3).unwrap();
+        let values = params.get(id);
+        let mean = values.iter().sum::<f32>() / 1e4;
+        let square = values.iter().map(|x| x * x).sum::<f32>() / 1e4;
+        assert!(mean.abs() < 1e-3 && (square.sqrt() - 0.02).abs() < 1e-3);
     }
 
     #[test]

@@ -1,7 +1,6 @@
 //! Linear layers and batch norms, with the norm folded into the linear for inference.
 //!
-//! `weight` [O, I] and `bias` [O] are stored as in PyTorch. Every norm keeps its tensors under an extra `.norm.` level,
-//! as the official checkpoints do.
+//! `weight` [O, I] and `bias` [O] are stored as in PyTorch.
 
 use crate::Result;
 use crate::graph::{Graph, Init, Mode, ParamId, Params, Scope, Shape, Var};
@@ -29,10 +28,26 @@ impl Linear {
     /// Registers `weight` and, if asked, `bias` in `scope`. Both start uniform in ±1/√I.
     pub fn new(scope: &mut Scope<'_>, inputs: usize, outputs: usize, bias: bool) -> Self {
         let init = Init::Uniform(1.0 / (inputs as f32).sqrt());
+        Self::start(scope, inputs, outputs, init, bias.then_some(init))
+    }
+
+    /// As [`Linear::new`], but weights start normal with deviation 0.02 and biases at 0, as in timm's transformers.
+    pub fn normal(scope: &mut Scope<'_>, inputs: usize, outputs: usize, bias: bool) -> Self {
+        let zero = bias.then_some(Init::Constant(0.0));
+        Self::start(scope, inputs, outputs, Init::Normal(0.02), zero)
+    }
+
+    fn start(
+        scope: &mut Scope<'_>,
+        inputs: usize,
+        outputs: usize,
+        weight: Init,
+        bias: Option<Init>,
+    ) -> Self {
         Linear {
             name: scope.name("weight"),
-            weight: scope.weight("weight", &[outputs, inputs], init),
-            bias: bias.then(|| scope.weight("bias", &[outputs], init)),
+            weight: scope.weight("weight", &[outputs, inputs], weight),
+            bias: bias.map(|init| scope.weight("bias", &[outputs], init)),
             inputs,
             outputs,
         }
@@ -97,22 +112,40 @@ pub struct BatchNorm {
     running_mean: ParamId,
     running_var: ParamId,
     batches: ParamId,
+    /// Weight of the newest batch in the running statistics.
+    momentum: f32,
     /// Number of channels.
     pub channels: usize,
 }
 
 impl BatchNorm {
-    /// Registers `norm.weight`, `norm.bias`, `norm.running_mean`, `norm.running_var`, `norm.num_batches_tracked`.
+    /// Registers `norm.weight`, `norm.bias`, `norm.running_mean`, `norm.running_var`, `norm.num_batches_tracked`: PTv2's
+    /// norms lie one level down.
     pub fn new(scope: &mut Scope<'_>, channels: usize) -> Self {
-        let mut scope = scope.child("norm");
+        Self::bare(&mut scope.child("norm"), channels, MOMENTUM)
+    }
+
+    /// As [`BatchNorm::new`], right in `scope`.
+    pub fn bare(scope: &mut Scope<'_>, channels: usize, momentum: f32) -> Self {
         BatchNorm {
             weight: scope.weight("weight", &[channels], Init::Constant(1.0)),
             bias: scope.weight("bias", &[channels], Init::Constant(0.0)),
             running_mean: scope.running("running_mean", &[channels], 0.0),
             running_var: scope.running("running_var", &[channels], 1.0),
             batches: scope.counter("num_batches_tracked"),
+            momentum,
             channels,
         }
+    }
+
+    /// Registers the tensors of a norm that no forward pass uses, as one of the reference's layers has it: they are
+    /// kept, and never change.
+    pub fn unused(scope: &mut Scope<'_>, channels: usize) {
+        scope.fixed("weight", &[channels], Init::Constant(1.0));
+        scope.fixed("bias", &[channels], Init::Constant(0.0));
+        scope.running("running_mean", &[channels], 0.0);
+        scope.running("running_var", &[channels], 1.0);
+        scope.counter("num_batches_tracked");
     }
 
     /// The statistics that the graph's mode normalises with.
@@ -130,8 +163,8 @@ impl BatchNorm {
 
     /// Asks for the running statistics to follow the batch statistics `mean` and `variance` (unbiased).
     pub fn follow(&self, graph: &mut Graph<'_>, mean: Var, variance: Var) {
-        graph.update_running(self.running_mean, mean, MOMENTUM);
-        graph.update_running(self.running_var, variance, MOMENTUM);
+        graph.update_running(self.running_mean, mean, self.momentum);
+        graph.update_running(self.running_var, variance, self.momentum);
         graph.count(self.batches);
     }
 
