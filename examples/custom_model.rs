@@ -95,7 +95,7 @@ fn main() -> Result<()> {
     let network = CellNet::new(&mut Scope::root(&mut layout));
     let mut params = Params::initial(layout.into(), Device::Cpu, 1)?;
     let mut gradients = Gradients::new(params.layout().clone(), Device::Cpu)?;
-    let trained = params.layout().trained();
+    let trained = params.layout().trained().into();
     let mut optimizer = AdamW::new(params.values().len(), trained, 0.999, 1e-8, 0.01);
     let mut executor = Executor::new(Device::Cpu);
     // No index depends on a feature, so one geometry serves all steps.

@@ -1,6 +1,7 @@
 """Writes PyTorch checkpoints in the layout of the published ones, with inputs and the logits they have to give.
 
     python make_pth.py fixtures FOLDER     tiny networks for `tests/fixtures/pth`
+    python make_pth.py stratified FOLDER   the networks of `data/golden/stratified` as Stratified checkpoints
     python make_pth.py s3dis FOLDER        the S3DIS network (3 908 641 parameters) in both containers and all
                                            prefix forms, 8 files of about 16 to 47 MB
 
@@ -14,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from ptv2 import S3DIS, PointTransformerV2, calibrate_norms, room
@@ -166,6 +167,36 @@ def fixtures(folder):
     torch.save({"state_dict": odd}, folder / "plain_odd.pth", _use_new_zipfile_serialization=False)
 
 
+def stratified(folder):
+    """The states of the reference files in the layout of the Stratified repository's checkpoints: inside a distributed
+    wrapper, with `item_layer` for `stem_layer` in one of them, and numpy scalars beside."""
+    golden = Path(__file__).parent.parent / "data" / "golden" / "stratified"
+    for name, spelling in [("net_stem_transformer", "item"), ("net_stem_kpconv", "stem")]:
+        tensors = load_file(golden / f"{name}.safetensors")
+        state = OrderedDict()
+        for key, value in tensors.items():
+            if key.startswith("param."):
+                key = "module." + key.removeprefix("param.").replace("stem_layer", f"{spelling}_layer")
+                state[key] = value.clone()
+        head = [nn.Parameter(state[f"module.classifier.3.{n}"].clone()) for n in ("weight", "bias")]
+        optimizer = torch.optim.AdamW(head, lr=0.006, weight_decay=0.01)
+        scheduler = torch.optim.lr_scheduler.MultiStepLR(optimizer, milestones=[60, 80], gamma=0.1)
+        sum(p.square().sum() for p in head).backward()
+        optimizer.step()
+        scheduler.step()
+        content = dict(
+            epoch=7,
+            state_dict=state,
+            optimizer=optimizer.state_dict(),
+            scheduler=scheduler.state_dict(),
+            best_iou=np.float64(0.7123),
+            is_best=np.bool_(True),
+        )
+        path = folder / f"{name}.pth"
+        torch.save(content, path)
+        print(f"{path.name}: {len(state)} entries, {path.stat().st_size} bytes")
+
+
 def s3dis(folder):
     batch = batch_of([6000, 4000], 11)
     model = seeded(S3DIS, 12, batch)
@@ -181,7 +212,7 @@ def s3dis(folder):
 
 
 if __name__ == "__main__":
-    kinds = {"fixtures": fixtures, "s3dis": s3dis}
+    kinds = {"fixtures": fixtures, "stratified": stratified, "s3dis": s3dis}
     if len(sys.argv) != 3 or sys.argv[1] not in kinds:
         sys.exit(__doc__)
     target = Path(sys.argv[2])

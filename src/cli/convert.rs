@@ -27,7 +27,7 @@ pub struct Args {
     #[arg(long, value_name = "s3dis|scannet", value_parser = preset)]
     preset: Option<Preset>,
     /// Training code that it comes from [default: told by the names of the tensors]
-    #[arg(long, value_name = "pointcept|original", value_parser = conventions)]
+    #[arg(long, value_name = "pointcept|original|stratified", value_parser = conventions)]
     conventions: Option<Conventions>,
 }
 
@@ -36,7 +36,7 @@ fn preset(name: &str) -> Result<Preset, String> {
 }
 
 fn conventions(name: &str) -> Result<Conventions, String> {
-    Conventions::from_name(name).ok_or_else(|| "pointcept or original".to_string())
+    Conventions::from_name(name).ok_or_else(|| "pointcept, original or stratified".to_string())
 }
 
 /// Runs the subcommand.

@@ -16,6 +16,7 @@
 //! | `auto_contrast` | colours stretched to 0–255, blended with the original | ChromaticAutoContrast |
 //! | `chromatic_translation` | one colour shift for all points | ChromaticTranslation |
 //! | `chromatic_jitter` | normal noise on every colour | ChromaticJitter |
+//! | `color_drop` | all points get one colour | RandomDropColor |
 //! | `shuffle` | rows in random order | ShufflePoint |
 //!
 //! Lengths are metres, angles radians (in configurations: units of π), colours 0–255. Transforms of colours pass clouds
@@ -111,6 +112,14 @@ pub enum Transform {
         /// Standard deviation as a share of 255.
         sigma: f64,
     },
+    /// Takes the colours away.
+    ColorDrop {
+        /// How often it happens.
+        probability: f64,
+        /// What every channel becomes, 0–255.
+        #[serde(default)]
+        value: f64,
+    },
     /// Puts the rows into random order.
     Shuffle,
 }
@@ -157,6 +166,9 @@ pub enum Step {
     ChromaticJitter {
         sigma: f64,
         noise: u64,
+    },
+    ColorDrop {
+        value: f64,
     },
     Shuffle {
         noise: u64,
@@ -228,6 +240,10 @@ impl Transform {
             AutoContrast { probability, blend } => {
                 share("auto_contrast.blend", blend.unwrap_or(0.0))?;
                 share("auto_contrast.probability", *probability)
+            }
+            ColorDrop { probability, value } => {
+                length("color_drop.value", *value)?;
+                share("color_drop.probability", *probability)
             }
             ChromaticTranslation { probability, ratio } => {
                 length("chromatic_translation.ratio", *ratio)?;
@@ -311,6 +327,9 @@ impl Transform {
                         blend: blend.unwrap_or(drawn),
                     },
                 )
+            }
+            ColorDrop { probability, value } => {
+                once(s.chance(probability), Step::ColorDrop { value })
             }
             ChromaticTranslation { probability, ratio } => {
                 let strikes = s.chance(probability);
@@ -404,6 +423,11 @@ pub fn apply(steps: &[Step], mut cloud: Sample) -> Result<Sample> {
             Step::AutoContrast { blend } => {
                 if let Some(color) = &mut cloud.color {
                     auto_contrast(color, blend as f32);
+                }
+            }
+            Step::ColorDrop { value } => {
+                for c in cloud.color.iter_mut().flatten() {
+                    *c = [value as f32; 3];
                 }
             }
             Step::ChromaticTranslation { shift } => {

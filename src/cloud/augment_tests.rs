@@ -56,6 +56,10 @@ fn every_transform() -> Vec<Transform> {
             probability: 1.0,
             sigma: 0.05,
         },
+        ColorDrop {
+            probability: 1.0,
+            value: 127.5,
+        },
         Shuffle,
     ]
 }
@@ -67,6 +71,24 @@ fn assert_near(found: &[[f32; 3]], expected: &[f32]) {
             "{f} instead of {e}"
         );
     }
+}
+
+#[test]
+fn dropped_colors_are_all_the_same() {
+    let drop = |probability| {
+        let transform = Transform::ColorDrop {
+            probability,
+            value: 127.5,
+        };
+        let steps = sample(&[transform], Random::new(1, 1));
+        apply(&steps, line(50)).unwrap().color.unwrap()
+    };
+    assert_eq!(drop(1.0), [[127.5; 3]; 50]);
+    assert_eq!(drop(0.0), line(50).color.unwrap());
+    let mut grey = line(3);
+    grey.color = None;
+    let steps = [Step::ColorDrop { value: 0.0 }];
+    assert_eq!(apply(&steps, grey.clone()).unwrap(), grey);
 }
 
 #[test]
@@ -87,7 +109,7 @@ fn shifts_and_contrast_match_the_reference_file() {
 #[test]
 fn sampled_steps_survive_writing_and_repeat_exactly() {
     let steps = sample(&every_transform(), Random::new(3, 4));
-    assert_eq!(steps.len(), 12, "one step each, two of elastic");
+    assert_eq!(steps.len(), 13, "one step each, two of elastic");
     let text = serde_json::to_string(&steps).unwrap();
     let read: Vec<Step> = serde_json::from_str(&text).unwrap();
     assert_eq!(read, steps);

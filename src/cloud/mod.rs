@@ -9,6 +9,7 @@ mod column;
 pub mod crop;
 pub mod elastic;
 pub mod features;
+pub mod frame;
 mod lookup;
 pub mod voxel;
 

@@ -30,6 +30,12 @@ impl Golden {
         values.into_iter().map(f32::from_le_bytes).collect()
     }
 
+    /// Values of an f64 tensor.
+    pub fn f64(&self, name: &str) -> Vec<f64> {
+        let values = self.bytes(name, Dtype::F64);
+        values.into_iter().map(f64::from_le_bytes).collect()
+    }
+
     /// Values of an i32 tensor.
     pub fn i32(&self, name: &str) -> Vec<i32> {
         let values = self.bytes(name, Dtype::I32);

@@ -69,9 +69,7 @@ impl Init {
                 let places = slot.chunks_exact_mut(3).zip(points);
                 for (number, (place, point)) in places.enumerate() {
                     for axis in 0..3 {
-                        let turned: f64 = (0..3)
-                            .map(|a| f64::from(point[a]) * axes[a][axis])
-                            .sum();
+                        let turned: f64 = (0..3).map(|a| f64::from(point[a]) * axes[a][axis]).sum();
                         let moved = random.normal(10 + (3 * number + axis) as u64);
                         place[axis] = (f64::from(scale) * turned + f64::from(noise) * moved) as f32;
                     }
@@ -427,7 +425,8 @@ mod tests {
 
     #[test]
     fn rotated_points_keep_their_distances() {
-        static POINTS: [[f32; 3]; 4] = [[0.0; 3], [1.0, 0.0, 0.0], [0.0, 2.0, 0.0], [0.0, 0.0, -3.0]];
+        static POINTS: [[f32; 3]; 4] =
+            [[0.0; 3], [1.0, 0.0, 0.0], [0.0, 2.0, 0.0], [0.0, 0.0, -3.0]];
         let points = |seed: u64, noise: f32| {
             let mut layout = Layout::default();
             let init = Init::Rotated {
@@ -453,7 +452,9 @@ mod tests {
         }
         assert_ne!(found, points(8, 0.0));
         let moved = points(7, 0.01);
-        let far = (0..4).map(|i| distance(found[i], moved[i])).fold(0.0, f64::max);
+        let far = (0..4)
+            .map(|i| distance(found[i], moved[i]))
+            .fold(0.0, f64::max);
         assert!(far > 1e-3 && far < 0.1, "{far}");
     }
 

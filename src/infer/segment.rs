@@ -178,7 +178,7 @@ impl Pass<'_> {
     fn run(&mut self, piece: &Sample, rows: &[u32]) -> Result<Vec<f32>> {
         let features: &[Feature] = &self.input.features;
         let mut seen = piece.select(rows);
-        center_shift(&mut seen.coord, false);
+        self.input.frame.place(&mut seen.coord);
         self.passes += 1;
         let feat = features::matrix(&seen, features);
         self.classifier.probabilities(&seen.coord, feat)

@@ -55,6 +55,7 @@ fn input() -> InputSpec {
         voxel_size: 0.001,
         features: vec![Feature::new("echo")],
         crop_points: None,
+        frame: Default::default(),
     }
 }
 

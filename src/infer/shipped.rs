@@ -38,6 +38,12 @@ pub const SHIPPED: &[Shipped] = &[
         bytes: include_bytes!("../../data/models/robot_cell.safetensors"),
         fits: Facts::robot_cell,
     },
+    Shipped {
+        name: "robot_cell_stratified",
+        description: "the same with Stratified Transformer; more accurate, slower, chosen by name only",
+        bytes: include_bytes!("../../data/models/robot_cell_stratified.safetensors"),
+        fits: |_| Err("the Stratified model of robot cells is used when asked for by name".into()),
+    },
 ];
 
 /// What is measured on a scan to choose a model.

@@ -4,6 +4,7 @@
 //! with its parameters.
 
 mod point_transformer_v2;
+mod stratified_transformer;
 
 use crate::device::Device;
 use crate::geometry::Hierarchy;
@@ -14,6 +15,7 @@ use serde_json::Value;
 use std::any::Any;
 use std::fmt;
 use std::sync::Arc;
+pub use stratified_transformer::{Config as StratifiedTransformerConfig, StratifiedTransformer};
 
 /// The index lists of one batch, made by the network that records with them.
 pub struct Geometry(Box<dyn Any + Send + Sync>);
@@ -111,10 +113,28 @@ impl<A: Architecture> Network for A {
 type Constructor = fn(&Value, &mut Layout) -> Result<Box<dyn Network>>;
 
 /// All networks, by the `type` of their configuration.
-pub const NETWORKS: [(&str, Constructor); 2] = [
+pub const NETWORKS: [(&str, Constructor); 4] = [
     ("PT-v2m2", PointTransformerV2::boxed),
     ("PT-v2m1", PointTransformerV2::boxed),
+    ("Stratified", StratifiedTransformer::boxed),
+    ("Swin3D", StratifiedTransformer::boxed),
 ];
+
+/// Evenly spaced rates 0 … `rate`, one per block, cut into stages of the given depths.
+fn drop_path_ramp(rate: f32, depths: &[usize]) -> Vec<Vec<f32>> {
+    let total: usize = depths.iter().sum();
+    let step = if total > 1 {
+        rate / (total - 1) as f32
+    } else {
+        0.0
+    };
+    let mut next = 0;
+    let stage = |depth: &usize| {
+        next += depth;
+        (next - depth..next).map(|i| step * i as f32).collect()
+    };
+    depths.iter().map(stage).collect()
+}
 
 /// A network with its parameters.
 #[derive(Debug)]
@@ -151,5 +171,19 @@ impl Model {
             params,
             config: config.clone(),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn drop_path_ramps_are_those_of_the_spec() {
+        let encoder = drop_path_ramp(0.3, &[2, 6, 2]);
+        assert_eq!(encoder[0], [0.0, 0.3 / 9.0]);
+        assert!((encoder[1][5] - 0.2333).abs() < 1e-4);
+        assert!((encoder[2][1] - 0.3).abs() < 1e-6);
+        assert_eq!(drop_path_ramp(0.3, &[1, 1, 1]), [[0.0], [0.15], [0.3]]);
     }
 }

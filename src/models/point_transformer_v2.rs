@@ -9,7 +9,7 @@
 //! Mode 2 (`PT-v2m2`) and mode 1 (`PT-v2m1`) differ in the first layer of the weight encoding only. Parameter names
 //! equal those of official checkpoints without prefix.
 
-use super::{Architecture, LevelView, Network};
+use super::{Architecture, LevelView, Network, drop_path_ramp};
 use crate::geometry::{Hierarchy, Neighbors, Partition};
 use crate::graph::{Graph, Layout, Scope, Var};
 use crate::nn::{
@@ -204,22 +204,6 @@ impl Config {
             dropout: self.attn_drop_rate,
         }
     }
-}
-
-/// Evenly spaced rates 0 … `rate`, one per block, cut into stages of the given depths.
-fn drop_path_ramp(rate: f32, depths: &[usize]) -> Vec<Vec<f32>> {
-    let total: usize = depths.iter().sum();
-    let step = if total > 1 {
-        rate / (total - 1) as f32
-    } else {
-        0.0
-    };
-    let mut next = 0;
-    let stage = |depth: &usize| {
-        next += depth;
-        (next - depth..next).map(|i| step * i as f32).collect()
-    };
-    depths.iter().map(stage).collect()
 }
 
 #[derive(Debug)]
@@ -423,19 +407,5 @@ impl Architecture for PointTransformerV2 {
         }
         x = self.head.record(graph, x)?; // [N0, D0]
         self.classify.record(graph, x) // [N0, classes]
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn drop_path_ramps_are_those_of_the_spec() {
-        let encoder = drop_path_ramp(0.3, &[2, 6, 2]);
-        assert_eq!(encoder[0], [0.0, 0.3 / 9.0]);
-        assert!((encoder[1][5] - 0.2333).abs() < 1e-4);
-        assert!((encoder[2][1] - 0.3).abs() < 1e-6);
-        assert_eq!(drop_path_ramp(0.3, &[1, 1, 1]), [[0.0], [0.15], [0.3]]);
     }
 }

@@ -1,13 +1,14 @@
 //! Optimizers, learning-rate schedules, gradient clipping and the moving average of weights.
 //!
-//! Everything runs over flat lists laid out as [`crate::graph::Params::values`]; `trained` says which ranges the optimizer
-//! may move (running statistics and padding stay out). Work is cut into pieces that depend on the layout only, so results
+//! Everything runs over flat lists laid out as [`crate::graph::Params::values`]; [`Trained`] says which ranges the optimizer
+//! may move (running statistics and padding stay out) and at what share of the rate. Work is cut into pieces that depend on the layout only, so results
 //! have the same bits on any number of threads.
 //!
 //! | item | what it does |
 //! |---|---|
 //! | [`AdamW`], [`Sgd`] | update rules, behind [`Optimizer`] |
 //! | [`OptimizerConfig`] | which rule, with its numbers, as written in a configuration |
+//! | [`Group`], [`Trained`] | parameters with a rate of their own, and where they lie |
 //! | [`Schedule`] | rate and momentum in force at a step |
 //! | [`Average`] | exponential moving average of all values |
 //! | [`norm`], [`clip`] | length of the gradient, and its limit |
@@ -24,6 +25,7 @@ pub use clip::{clip, norm};
 pub use schedule::Schedule;
 pub use sgd::Sgd;
 
+use crate::graph::{Layout, ParamKind};
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::fmt::Debug;
@@ -39,6 +41,79 @@ pub struct Rate {
     pub lr: f64,
     /// Momentum of SGD, first beta of AdamW.
     pub momentum: f64,
+}
+
+/// Parameters that learn at another rate than the rest, as written in a configuration.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Group {
+    /// Part of the names of the group's parameters.
+    pub contains: String,
+    /// Factor on the rate.
+    pub lr: f64,
+}
+
+/// The ranges of a flat list that an optimizer moves, ascending, each with its factor on the rate.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Trained(Vec<(Range<usize>, f64)>);
+
+impl Trained {
+    /// The trained tensors of a layout. A tensor that several groups name belongs to the first of them.
+    pub fn of(layout: &Layout, groups: &[Group]) -> Trained {
+        let mut trained = Vec::new();
+        for spec in layout.specs() {
+            let id = layout
+                .find(&spec.name)
+                .filter(|_| spec.kind == ParamKind::Weight);
+            let group = groups.iter().find(|g| spec.name.contains(&g.contains));
+            trained.extend(id.map(|id| (layout.range(id), group.map_or(1.0, |g| g.lr))));
+        }
+        Trained(trained)
+    }
+
+    /// The factor on the rate of every piece that [`pieces`] gives.
+    fn factors(&self) -> Vec<f64> {
+        let pieces = |(range, factor): &(Range<usize>, f64)| {
+            std::iter::repeat_n(*factor, range.len().div_ceil(PIECE))
+        };
+        self.0.iter().flat_map(pieces).collect()
+    }
+}
+
+impl FromIterator<Range<usize>> for Trained {
+    fn from_iter<I: IntoIterator<Item = Range<usize>>>(ranges: I) -> Self {
+        Trained(ranges.into_iter().map(|range| (range, 1.0)).collect())
+    }
+}
+
+impl From<Vec<Range<usize>>> for Trained {
+    fn from(ranges: Vec<Range<usize>>) -> Self {
+        ranges.into_iter().collect()
+    }
+}
+
+/// Checks the groups of a configuration against the parameters of its network.
+///
+/// # Errors
+/// A factor that is not a positive number, a group that no parameter belongs to.
+pub fn check_groups(groups: &[Group], layout: &Layout) -> Result<()> {
+    for group in groups {
+        if !(group.lr.is_finite() && group.lr > 0.0) {
+            return Err(Error::config(
+                "groups.lr",
+                format!("{} must be above 0", group.lr),
+            ));
+        }
+        if !layout
+            .specs()
+            .iter()
+            .any(|s| s.name.contains(&group.contains))
+        {
+            let fault = format!("no parameter's name contains {:?}", group.contains);
+            return Err(Error::config("groups.contains", fault));
+        }
+    }
+    Ok(())
 }
 
 /// An update rule with its state.
@@ -162,7 +237,7 @@ impl OptimizerConfig {
     }
 
     /// The optimizer for `words` values of which `trained` are moved.
-    pub fn build(&self, words: usize, trained: Vec<Range<usize>>) -> Box<dyn Optimizer> {
+    pub fn build(&self, words: usize, trained: Trained) -> Box<dyn Optimizer> {
         match *self {
             OptimizerConfig::AdamW {
                 betas,
@@ -179,11 +254,11 @@ impl OptimizerConfig {
     }
 }
 
-/// Cuts the ranges `trained` (ascending, apart) out of `list`, in pieces of at most [`PIECE`] values.
-fn pieces_mut<'a>(list: &'a mut [f32], trained: &[Range<usize>]) -> Vec<&'a mut [f32]> {
+/// Cuts the ranges of `trained` (ascending, apart) out of `list`, in pieces of at most [`PIECE`] values.
+fn pieces_mut<'a>(list: &'a mut [f32], trained: &Trained) -> Vec<&'a mut [f32]> {
     let mut pieces = Vec::new();
     let (mut rest, mut start) = (list, 0);
-    for range in trained {
+    for (range, _) in &trained.0 {
         let (_, tail) = rest.split_at_mut(range.start - start);
         let (part, tail) = tail.split_at_mut(range.len());
         pieces.extend(part.chunks_mut(PIECE));
@@ -193,10 +268,11 @@ fn pieces_mut<'a>(list: &'a mut [f32], trained: &[Range<usize>]) -> Vec<&'a mut 
 }
 
 /// As [`pieces_mut`], for reading.
-fn pieces<'a>(list: &'a [f32], trained: &[Range<usize>]) -> Vec<&'a [f32]> {
+fn pieces<'a>(list: &'a [f32], trained: &Trained) -> Vec<&'a [f32]> {
     trained
+        .0
         .iter()
-        .flat_map(|range| list[range.clone()].chunks(PIECE))
+        .flat_map(|(range, _)| list[range.clone()].chunks(PIECE))
         .collect()
 }
 

@@ -3,7 +3,7 @@
 //! | schedule | rate |
 //! |---|---|
 //! | constant | the base rate |
-//! | multi_step | × gamma at every milestone, given as a share of all steps |
+//! | multi_step | × gamma at every milestone, given as a share of all steps; before, an optional linear warm-up |
 //! | one_cycle | base/div up to base and down to base/div/final_div along half cosines (Smith and Topin 2019, as PyTorch's `OneCycleLR`); momentum 0.95 → 0.85 → 0.95 against it |
 //! | cosine | linear warm-up from 0, then half a cosine down to `floor` × base |
 
@@ -26,6 +26,12 @@ pub enum Schedule {
         /// By how much.
         #[serde(default = "default_gamma")]
         gamma: f64,
+        /// Steps of the linear warm-up; none when 0.
+        #[serde(default)]
+        warm_up_steps: u64,
+        /// First rate as a share of the base rate.
+        #[serde(default = "default_warm_up_ratio")]
+        warm_up_ratio: f64,
     },
     /// Up, then far down.
     OneCycle {
@@ -55,6 +61,10 @@ pub enum Schedule {
 
 fn default_gamma() -> f64 {
     0.1
+}
+
+fn default_warm_up_ratio() -> f64 {
+    1e-6
 }
 
 fn default_warm_up() -> f64 {
@@ -89,7 +99,15 @@ impl Schedule {
         let positive = |v: &f64| v.is_finite() && *v > 0.0;
         match self {
             Schedule::Constant => Ok(()),
-            Schedule::MultiStep { milestones, gamma } => {
+            Schedule::MultiStep {
+                milestones,
+                gamma,
+                warm_up_ratio,
+                ..
+            } => {
+                if !share(warm_up_ratio) {
+                    return wrong("warm_up_ratio", "must be between 0 and 1");
+                }
                 if !milestones.iter().all(share) || milestones.windows(2).any(|w| w[0] > w[1]) {
                     return wrong("milestones", "must be shares between 0 and 1, ascending");
                 }
@@ -129,13 +147,22 @@ impl Schedule {
         let (s, t) = (step as f64, total as f64);
         match self {
             Schedule::Constant => base,
-            Schedule::MultiStep { milestones, gamma } => {
+            Schedule::MultiStep {
+                milestones,
+                gamma,
+                warm_up_steps,
+                warm_up_ratio,
+            } => {
+                let warm = match s / *warm_up_steps as f64 {
+                    share if step < *warm_up_steps => 1.0 - (1.0 - share) * (1.0 - warm_up_ratio),
+                    _ => 1.0,
+                };
                 let passed = milestones
                     .iter()
                     .filter(|share| step >= (**share * t) as u64)
                     .count();
                 Rate {
-                    lr: base.lr * gamma.powi(passed as i32),
+                    lr: base.lr * warm * gamma.powi(passed as i32),
                     ..base
                 }
             }

@@ -2,15 +2,15 @@
 //!
 //! d = g + λp;  b ← μb + d;  p ← p − lr·(d + μb) with Nesterov's look-ahead, p ← p − lr·b without.
 
-use super::{Optimizer, Rate, pieces, pieces_mut, restore_list};
+use super::{Optimizer, Rate, Trained, pieces, pieces_mut, restore_list};
 use crate::Result;
 use rayon::prelude::*;
-use std::ops::Range;
 
 /// SGD with its momentum.
 #[derive(Debug)]
 pub struct Sgd {
-    trained: Vec<Range<usize>>,
+    trained: Trained,
+    factors: Vec<f64>,
     nesterov: bool,
     weight_decay: f64,
     steps: u64,
@@ -19,8 +19,9 @@ pub struct Sgd {
 
 impl Sgd {
     /// Momentum zero, for `words` values of which the ranges `trained` are moved.
-    pub fn new(words: usize, trained: Vec<Range<usize>>, nesterov: bool, weight_decay: f64) -> Sgd {
+    pub fn new(words: usize, trained: Trained, nesterov: bool, weight_decay: f64) -> Sgd {
         Sgd {
+            factors: trained.factors(),
             trained,
             nesterov,
             weight_decay,
@@ -33,14 +34,17 @@ impl Sgd {
 impl Optimizer for Sgd {
     fn step(&mut self, values: &mut [f32], gradients: &[f32], rate: Rate) {
         self.steps += 1;
-        let (lr, momentum) = (rate.lr as f32, rate.momentum as f32);
+        let momentum = rate.momentum as f32;
+        let lr = rate.lr;
         let (decay, nesterov) = (self.weight_decay as f32, self.nesterov);
         let gradients = pieces(gradients, &self.trained);
         pieces_mut(values, &self.trained)
             .into_par_iter()
             .zip(gradients)
             .zip(pieces_mut(&mut self.velocity, &self.trained))
-            .for_each(|((p, g), b)| {
+            .zip(&self.factors)
+            .for_each(|(((p, g), b), factor)| {
+                let lr = (lr * factor) as f32;
                 for ((p, g), b) in p.iter_mut().zip(g).zip(b) {
                     let d = g + decay * *p;
                     *b = momentum * *b + d;

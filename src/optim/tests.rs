@@ -67,6 +67,8 @@ fn schedules_match_the_reference_file() {
     let multi_step = Schedule::MultiStep {
         milestones: vec![0.6, 0.8],
         gamma: 0.1,
+        warm_up_steps: 0,
+        warm_up_ratio: 1e-6,
     };
     let one_cycle = Schedule::OneCycle {
         warm_up: 0.05,
@@ -92,6 +94,72 @@ fn schedules_match_the_reference_file() {
                 "{name}, step {step}"
             );
         }
+    }
+}
+
+#[test]
+fn multi_step_warms_up_as_in_the_reference_file() {
+    let file = crate::geometry::golden::Golden::of("stratified", "curve_a");
+    let schedule = Schedule::MultiStep {
+        milestones: vec![24.0 / 40.0, 32.0 / 40.0],
+        gamma: 0.1,
+        warm_up_steps: 6,
+        warm_up_ratio: 1e-6,
+    };
+    schedule.check().unwrap();
+    let base = Rate {
+        lr: 0.006,
+        momentum: 0.9,
+    };
+    for (step, expected) in file.f64("lr").into_iter().enumerate() {
+        let found = schedule.at(step as u64, 40, base).lr;
+        assert!(
+            (found / expected - 1.0).abs() < 1e-12,
+            "step {step}: {found}"
+        );
+    }
+}
+
+#[test]
+fn groups_move_at_their_own_rate() {
+    let mut layout = Layout::default();
+    let mut root = crate::graph::Scope::root(&mut layout);
+    let one = crate::graph::Init::Constant(1.0);
+    let fast = root.weight("stem.weight", &[3], one);
+    let slow = root.weight("layers.0.blocks.1.weight", &[40_000], one);
+    let fixed = root.fixed("points", &[3], one);
+    let groups = [Group {
+        contains: "blocks".into(),
+        lr: 0.1,
+    }];
+    check_groups(&groups, &layout).unwrap();
+    for config in [
+        adamw(),
+        OptimizerConfig::Sgd {
+            lr: 0.1,
+            momentum: 0.9,
+            nesterov: false,
+            weight_decay: 0.1,
+        },
+    ] {
+        let mut values = vec![1.0f32; layout.words()];
+        let mut rule = config.build(layout.words(), Trained::of(&layout, &groups));
+        rule.step(&mut values, &vec![1.0; layout.words()], config.base());
+        let moved = |id| 1.0 - values[layout.range(id)][0];
+        assert!((moved(slow) / moved(fast) - 0.1).abs() < 1e-3, "{config:?}");
+        let all = &values[layout.range(slow)];
+        assert!(
+            all.iter().all(|v| *v == all[0]),
+            "every piece has the factor"
+        );
+        assert_eq!(moved(fixed), 0.0);
+    }
+    for (contains, lr) in [("blocks", 0.0), ("blocks", f64::NAN), ("block.", 0.1)] {
+        let group = Group {
+            contains: contains.into(),
+            lr,
+        };
+        assert!(check_groups(&[group], &layout).is_err());
     }
 }
 
@@ -183,7 +251,7 @@ fn only_trained_ranges_move() {
         },
     ] {
         let mut values = vec![1.0; words];
-        let mut rule = config.build(words, trained.clone());
+        let mut rule = config.build(words, trained.clone().into());
         rule.step(&mut values, &vec![1.0; words], config.base());
         for (i, v) in values.iter().enumerate() {
             let moves = trained.iter().any(|r| r.contains(&i));
@@ -204,7 +272,7 @@ fn a_restored_optimizer_goes_on_with_the_same_bits() {
             weight_decay: 0.1,
         },
     ] {
-        let ranges = || std::iter::once(0..40).collect::<Vec<_>>();
+        let ranges = || std::iter::once(0..40).collect();
         let mut first = config.build(40, ranges());
         let mut a = gradients.clone();
         first.step(&mut a, &gradients, config.base());

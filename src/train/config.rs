@@ -22,6 +22,9 @@
 //! [optimizer]
 //! kind = "adamw"
 //! lr = 0.004
+//! [[groups]]                # optional
+//! contains = "blocks"       # parameters with this in their names
+//! lr = 0.1                  # learn at this share of the rate
 //! [schedule]
 //! kind = "one_cycle"
 //! [loss]
@@ -37,7 +40,7 @@
 
 use crate::cloud::augment::Transform;
 use crate::cloud::features;
-use crate::optim::{OptimizerConfig, Schedule};
+use crate::optim::{Group, OptimizerConfig, Schedule};
 use crate::weights::{ClassInfo, InputSpec, ModelMetadata};
 use crate::{Error, Result};
 use serde::Deserialize;
@@ -62,6 +65,9 @@ pub struct Config {
     pub augment: Vec<Transform>,
     /// The update rule.
     pub optimizer: OptimizerConfig,
+    /// Parameters that learn at another rate than the rest.
+    #[serde(default)]
+    pub groups: Vec<Group>,
     /// Its rate over time.
     #[serde(default)]
     pub schedule: Schedule,
@@ -150,6 +156,9 @@ pub struct TrainConfig {
     pub epochs: Option<u64>,
     /// Clouds per step.
     pub batch: usize,
+    /// Most points of a batch: clouds that go beyond it are left out, except for the first; no limit when absent.
+    #[serde(default)]
+    pub batch_points: Option<usize>,
     /// How often the clouds of a batch are merged in pairs (Mix3D).
     #[serde(default)]
     pub mix_probability: f64,
@@ -251,6 +260,7 @@ impl Config {
         for (key, every) in [
             ("train.validate_every", t.validate_every),
             ("train.checkpoint_every", t.checkpoint_every),
+            ("train.batch_points", t.batch_points.map(|n| n as u64)),
         ] {
             if every == Some(0) {
                 return wrong(key, "must be at least 1");
@@ -358,6 +368,7 @@ mod tests {
                 "folder",
             ),
             ("ema = 0.9", "ema = 1.0", "train.ema"),
+            ("ema = 0.9", "batch_points = 0", "train.batch_points"),
             ("[network]", "[network]\nin_channels = 7", "in_channels"),
             ("[network]", "[networks]", "networks"),
         ] {
@@ -366,6 +377,23 @@ mod tests {
             assert_eq!(error.exit_code(), 2, "{error}");
             assert!(error.to_string().contains(part), "{new:?}: {error}");
         }
+    }
+
+    #[test]
+    fn configurations_of_the_repository_make_their_networks() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("data/configs");
+        let mut parameters = std::collections::BTreeMap::new();
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            let config = Config::read(&path).unwrap();
+            let model = crate::models::Model::new(&config.network, crate::device::Device::Cpu, 0);
+            let layout = model.unwrap().params.layout().clone();
+            crate::optim::check_groups(&config.groups, &layout).unwrap();
+            let name = path.file_stem().unwrap().to_string_lossy().into_owned();
+            parameters.insert(name, layout.weight_count());
+        }
+        assert_eq!(parameters["s3dis_stratified"], 8_022_970);
+        assert_eq!(parameters["scannet_stratified"], 18_798_662);
     }
 
     #[test]

@@ -3,7 +3,6 @@
 use super::metrics::Confusion;
 use super::recipe::argmax;
 use crate::Result;
-use crate::cloud::augment::center_shift;
 use crate::cloud::features;
 use crate::cloud::voxel::Voxels;
 use crate::dataset::{Dataset, LabelledCloud};
@@ -76,7 +75,7 @@ impl Evaluator<'_> {
     pub fn cloud(&mut self, cloud: &LabelledCloud) -> Result<Counts> {
         let voxels = Voxels::new(&cloud.sample.coord, self.input.voxel_size)?;
         let mut seen = cloud.sample.select(&voxels.fragment(0));
-        center_shift(&mut seen.coord, false);
+        self.input.frame.place(&mut seen.coord);
         let feat = features::matrix(&seen, &self.input.features);
         let geometry = self.network.geometry(&seen.coord, &[0, seen.len()])?;
         let mut graph = Graph::new(self.params, Mode::Inference, Random::new(0, 0));

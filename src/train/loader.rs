@@ -1,7 +1,7 @@
 //! From data set to batches: every batch is a pure function of the configuration and the step number, so there is no
 //! position in the data to store and a resumed run sees what the first one would have seen.
 //!
-//! cloud → augmentation → one random point per voxel → sphere crop → centred in x and y → feature rows → batch → Mix3D.
+//! cloud → augmentation → one random point per voxel → sphere crop → centred in x and y, or moved to a corner → feature rows → batch → Mix3D.
 //! Clouds are drawn without replacement within an epoch, in a random order per epoch.
 
 use super::config::{Center, Config};
@@ -64,6 +64,10 @@ pub fn batch(config: &Config, data: &dyn Dataset, step: u64) -> Result<Batch> {
         let number = drawn(config.train.seed, step * size + i, data.len() as u64);
         let cloud = data.cloud(number)?;
         let sample = item(config, &cloud.sample, random.fork(i))?;
+        let limit = config.train.batch_points.unwrap_or(usize::MAX);
+        if !batch.is_empty() && batch.len() + sample.len() > limit {
+            break; // as the reference: the rest of the batch is left out
+        }
         let feat = features::matrix(&sample, &config.input.features);
         batch.push(&sample.coord, &feat, &sample.label)?;
     }
@@ -93,7 +97,7 @@ fn item(config: &Config, sample: &Sample, random: Random) -> Result<Sample> {
         let centre = centre(config.data.center, &sample.label, random.fork(CENTRE));
         sample = sample.select(&sphere_crop(&sample.coord, centre, count));
     }
-    augment::center_shift(&mut sample.coord, false);
+    config.input.frame.place(&mut sample.coord);
     Ok(sample)
 }
 
@@ -116,6 +120,8 @@ fn centre(how: Center, label: &[i32], random: Random) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::dataset::LabelledCloud;
+    use std::sync::Arc;
 
     #[test]
     fn every_cloud_is_drawn_once_per_epoch() {
@@ -130,6 +136,61 @@ mod tests {
                 .collect::<Vec<_>>()
         };
         assert_ne!(order(1), order(2));
+    }
+
+    /// Clouds of 100, 200 and 300 points, each in its own voxel.
+    struct Lines;
+
+    impl Dataset for Lines {
+        fn len(&self) -> usize {
+            3
+        }
+
+        fn name(&self, _: usize) -> &str {
+            "line"
+        }
+
+        fn cloud(&self, number: usize) -> Result<Arc<LabelledCloud>> {
+            let count = 100 * (number + 1);
+            let sample = Sample {
+                coord: (0..count).map(|i| [i as f32, 0.0, 0.0]).collect(),
+                scalars: vec![vec![0.0; count]],
+                label: vec![0; count],
+                ..Sample::default()
+            };
+            Ok(Arc::new(LabelledCloud {
+                sample,
+                target: vec![0; count],
+                row_of: (0..count as u32).collect(),
+            }))
+        }
+    }
+
+    #[test]
+    fn batches_end_before_too_many_points() {
+        let text = include_str!("example.toml").replacen("batch = 2", "batch = 3", 1);
+        let mut config = Config::parse(&text, std::path::Path::new("c.toml")).unwrap();
+        config.train.mix_probability = 0.0;
+        let sizes = |config: &Config, step| {
+            let batch = batch(config, &Lines, step).unwrap();
+            let ends = batch.offsets.windows(2);
+            ends.map(|w| w[1] - w[0]).collect::<Vec<_>>()
+        };
+        for step in 0..6 {
+            config.train.batch_points = None;
+            let all = sizes(&config, step);
+            assert_eq!(all.len(), 3);
+            for limit in [1, 350, 600] {
+                config.train.batch_points = Some(limit);
+                let mut total = 0;
+                let fits = |size: &&usize| {
+                    total += **size;
+                    total <= limit
+                };
+                let kept = all.iter().take_while(fits).count().max(1);
+                assert_eq!(sizes(&config, step), all[..kept]);
+            }
+        }
     }
 
     #[test]

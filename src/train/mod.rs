@@ -154,7 +154,13 @@ impl<'a> Run<'a> {
     fn new(session: &'a Session<'a>, resume: bool) -> Result<Run<'a>> {
         let config = session.config;
         let model = Model::new(&config.network, session.device, config.train.seed)?;
-        let mut learner = Learner::new(model, &config.optimizer, config.train.ema, session.device)?;
+        let mut learner = Learner::new(
+            model,
+            &config.optimizer,
+            &config.groups,
+            config.train.ema,
+            session.device,
+        )?;
         let progress = if resume {
             checkpoint::resume(
                 &session.path("checkpoint.safetensors"),

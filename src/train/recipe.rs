@@ -11,7 +11,9 @@ use crate::device::{Array, Device};
 use crate::graph::{Executor, Gradients, Graph, Mode, Params, Shape, Var};
 use crate::models::{Model, Network};
 use crate::ops::{CrossEntropy, LovaszSoftmax, WeightedSum};
-use crate::optim::{Average, Optimizer, OptimizerConfig, Rate, clip, norm};
+use crate::optim::{
+    Average, Group, Optimizer, OptimizerConfig, Rate, Trained, check_groups, clip, norm,
+};
 use crate::{Error, Result};
 use std::sync::Arc;
 
@@ -33,21 +35,23 @@ pub struct Learner {
 }
 
 impl Learner {
-    /// Takes a model into training.
+    /// Takes a model into training; parameters of `groups` learn at their own rate.
     ///
     /// # Errors
-    /// The device has not enough memory.
+    /// The device has not enough memory; groups without parameters or with factors that make no sense.
     pub fn new(
         model: Model,
         optimizer: &OptimizerConfig,
+        groups: &[Group],
         ema: Option<f64>,
         device: Device,
     ) -> Result<Learner> {
         let layout = model.params.layout().clone();
+        check_groups(groups, &layout)?;
         Ok(Learner {
             network: Arc::from(model.network),
             gradients: Gradients::new(layout.clone(), device)?,
-            optimizer: optimizer.build(layout.words(), layout.trained()),
+            optimizer: optimizer.build(layout.words(), Trained::of(&layout, groups)),
             average: ema.map(|decay| Average::new(model.params.values(), decay)),
             params: model.params,
             executor: Executor::new(device),

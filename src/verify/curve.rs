@@ -14,7 +14,7 @@ use crate::device::random::Random;
 use crate::graph::{Executor, Gradients, Graph, Mode, Params, Var};
 use crate::models::Model;
 use crate::ops::{CrossEntropy, LovaszSoftmax, WeightedSum};
-use crate::optim::{Optimizer, OptimizerConfig, Rate, Schedule, norm};
+use crate::optim::{Group, Optimizer, OptimizerConfig, Rate, Schedule, Trained, norm};
 use crate::train::metrics::Confusion;
 use crate::weights::Tensors;
 use crate::{Error, Result};
@@ -41,7 +41,7 @@ pub(super) fn run(case: &Case<'_>, report: &mut Report) -> Result<()> {
     }
     for (name, lovasz) in [("ce", false), ("lovasz", true)] {
         if case.file.get(&format!("{name}.loss")).is_some() {
-            curve(case, name, lovasz, &batches, report)?;
+            curve(case, &format!("{name}."), lovasz, &batches, report)?;
         }
     }
     Ok(())
@@ -54,20 +54,51 @@ fn curve(
     batches: &[Input],
     report: &mut Report,
 ) -> Result<()> {
-    let settings = metadata(case.file, &format!("curve_{name}"))?;
-    let steps = case.file.get_f64(&format!("{name}.loss"))?.len();
+    let settings = metadata(case.file, &format!("curve_{}", name.trim_end_matches('.')))?;
+    let steps = case.file.get_f64(&format!("{name}loss"))?.len();
     let start = |prefix: &str| {
         let state = case.file.with_prefix(prefix);
         Trainer::new(case, &settings, &state, lovasz, steps as u64)
     };
-    let mut restart = start(&format!("{name}.anchor.state."))?;
-    restart.restore(case.file, &format!("{name}.anchor."))?;
-    restarted(case, name, restart, batches, report)?;
-    free_run(case, name, start("init.")?, batches, report)?;
+    let limits = match name {
+        "ce." => Limits {
+            miou: 0.06,
+            mean: 0.01,
+        },
+        _ => Limits {
+            miou: 0.04,
+            mean: 0.01,
+        },
+    };
+    check(case, name, &start, batches, limits, report)
+}
+
+/// Limits that differ between files.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Limits {
+    /// Of the mIoU at the end of the free run.
+    pub miou: f64,
+    /// Of running means after the restart, in standard deviations.
+    pub mean: f64,
+}
+
+/// The three checks of one curve, whose tensors begin with `name`; `start` makes a trainer from the state under a prefix.
+pub(super) fn check(
+    case: &Case<'_>,
+    name: &str,
+    start: &dyn Fn(&str) -> Result<Trainer>,
+    batches: &[Input],
+    limits: Limits,
+    report: &mut Report,
+) -> Result<()> {
+    let mut restart = start(&format!("{name}anchor.state."))?;
+    restart.restore(case.file, &format!("{name}anchor."))?;
+    restarted(case, name, restart, batches, limits, report)?;
+    free_run(case, name, start("init.")?, batches, limits, report)?;
     final_state(
         case,
         name,
-        start(&format!("{name}.final.state."))?,
+        start(&format!("{name}final.state."))?,
         batches,
         report,
     )
@@ -76,7 +107,8 @@ fn curve(
 /// What one step gave, in the order of [`QUANTITIES`].
 type Step = [f64; 5];
 
-struct Trainer {
+/// A network under training by a file's recipe.
+pub(super) struct Trainer {
     model: Model,
     executor: Executor,
     gradients: Gradients,
@@ -85,6 +117,8 @@ struct Trainer {
     schedule: Schedule,
     total: u64,
     lovasz: bool,
+    /// Label that counts for nothing.
+    ignored: i32,
     /// Parameters that the norms of parameters and updates leave out.
     zero: Vec<String>,
 }
@@ -103,18 +137,47 @@ impl Trainer {
         let rule = metadata(case.file, "optimizer")?;
         let (lr, decay) = (number(settings, "lr")?, number(settings, "weight_decay")?);
         let config = optimizer_of(&rule, lr, decay);
+        let schedule = schedule_of(&settings["schedule"], total)?;
+        let zero = zero_gradients(&settings["structurally_zero_grad"]);
+        let trainer = Trainer::plain(case, model, config, &[], schedule, total)?;
+        Ok(Trainer {
+            lovasz,
+            zero,
+            ..trainer
+        })
+    }
+
+    /// Cross entropy and label −1, all parameters compared.
+    pub fn plain(
+        case: &Case<'_>,
+        model: Model,
+        config: OptimizerConfig,
+        groups: &[Group],
+        schedule: Schedule,
+        total: u64,
+    ) -> Result<Self> {
         let layout = model.params.layout().clone();
         Ok(Trainer {
             executor: Executor::new(case.device),
-            optimizer: config.build(layout.words(), layout.trained()),
+            optimizer: config.build(layout.words(), Trained::of(&layout, groups)),
             gradients: Gradients::new(layout, case.device)?,
             model,
             config,
-            schedule: schedule_of(&settings["schedule"], total)?,
+            schedule,
             total,
-            lovasz,
-            zero: zero_gradients(&settings["structurally_zero_grad"]),
+            lovasz: false,
+            ignored: -1,
+            zero: Vec::new(),
         })
+    }
+
+    /// As it is, with another label that counts for nothing and without the parameters `zero` in norms.
+    pub fn ignoring(self, ignored: i32, zero: Vec<String>) -> Self {
+        Trainer {
+            ignored,
+            zero,
+            ..self
+        }
     }
 
     /// Takes up the moments and the step count of a restart point.
@@ -153,7 +216,7 @@ impl Trainer {
         let mut graph = Graph::new(&self.model.params, Mode::Training, Random::new(0, step));
         let feat = graph.input(batch.feat.clone(), batch.shape(&**network))?;
         let logits = network.record(&mut graph, &geometry, feat)?;
-        let loss = record_loss(&mut graph, logits, target.clone(), self.lovasz)?;
+        let loss = self.record_loss(&mut graph, logits, target.clone())?;
         graph.keep(logits);
         graph.keep(loss);
         graph.seed(loss, Array::from(vec![1.0]))?;
@@ -175,6 +238,16 @@ impl Trainer {
             parameters,
             update,
         ])
+    }
+
+    fn record_loss(&self, graph: &mut Graph<'_>, logits: Var, target: Array<i32>) -> Result<Var> {
+        let op = CrossEntropy::new(target.clone(), self.ignored);
+        let cross_entropy = graph.push(op, &[logits])?;
+        if !self.lovasz {
+            return Ok(cross_entropy);
+        }
+        let lovasz = graph.push(LovaszSoftmax::new(target, self.ignored), &[logits])?;
+        graph.push(WeightedSum::new(vec![1.0, 1.0]), &[cross_entropy, lovasz])
     }
 
     /// Lengths of the parameters and of their last move, without those that only noise moves.
@@ -228,20 +301,6 @@ fn target(batch: &Input) -> Result<Array<i32>> {
     target.ok_or_else(|| Error::weights("segment", "is missing from the file"))
 }
 
-fn record_loss(
-    graph: &mut Graph<'_>,
-    logits: Var,
-    target: Array<i32>,
-    lovasz: bool,
-) -> Result<Var> {
-    let cross_entropy = graph.push(CrossEntropy::new(target.clone(), -1), &[logits])?;
-    if !lovasz {
-        return Ok(cross_entropy);
-    }
-    let lovasz = graph.push(LovaszSoftmax::new(target, -1), &[logits])?;
-    graph.push(WeightedSum::new(vec![1.0, 1.0]), &[cross_entropy, lovasz])
-}
-
 fn argmax(row: &[f32]) -> u32 {
     let best = (0..row.len()).reduce(|best, c| if row[c] > row[best] { c } else { best });
     best.unwrap_or(0) as u32
@@ -268,25 +327,29 @@ fn free_run(
     name: &str,
     mut trainer: Trainer,
     batches: &[Input],
+    limits: Limits,
     report: &mut Report,
 ) -> Result<()> {
     let total = trainer.total;
     let mut steps = Vec::new();
     let (mut rate, mut momentum) = (0.0f64, 0.0f64);
-    let lr = case.file.get_f64(&format!("{name}.lr"))?;
-    let beta1 = case.file.get_f64(&format!("{name}.beta1"))?;
+    let lr = case.file.get_f64(&format!("{name}lr"))?;
+    let beta1 = match case.file.get(&format!("{name}beta1")) {
+        Some(tensor) => tensor.to_f64(),
+        None => vec![trainer.config.base().momentum; total as usize],
+    };
     for step in 0..total {
         let now = trainer.rate(step);
         rate = rate.max(distance(now.lr, lr[step as usize], true));
         momentum = momentum.max(distance(now.momentum, beta1[step as usize], true));
         steps.push(trainer.step(step, &batches[step as usize % batches.len()])?);
     }
-    report.bounded(format!("{name}.lr"), "largest relative", rate, 1e-12);
-    report.bounded(format!("{name}.beta1"), "largest relative", momentum, 1e-12);
+    report.bounded(format!("{name}lr"), "largest relative", rate, 1e-12);
+    report.bounded(format!("{name}beta1"), "largest relative", momentum, 1e-12);
     for (q, (quantity, relative)) in QUANTITIES.iter().enumerate() {
-        let want = case.file.get_f64(&format!("{name}.{quantity}"))?;
-        let limit = case.file.get_f64(&format!("{name}.tol.{quantity}"))?;
-        let gap = case.file.get_f64(&format!("{name}.gap.{quantity}"))?;
+        let want = case.file.get_f64(&format!("{name}{quantity}"))?;
+        let limit = case.file.get_f64(&format!("{name}tol.{quantity}"))?;
+        let gap = case.file.get_f64(&format!("{name}gap.{quantity}"))?;
         let widest = 3.0 * gap.iter().fold(0.0f64, |m, g| m.max(*g));
         let distances = steps
             .iter()
@@ -298,7 +361,7 @@ fn free_run(
             .zip(&limit)
             .map(|(d, l)| d / l)
             .fold(0.0, f64::max);
-        let name = format!("{name}.{quantity} (free run)");
+        let name = format!("{name}{quantity} (free run)");
         if worst <= 1.0 || widest == 0.0 {
             report.bounded(name, "error / limit of the step, worst step", worst, 1.0);
         } else {
@@ -312,9 +375,13 @@ fn free_run(
         }
     }
     let miou = trainer.confusion(batches)?.scores().miou;
-    let want = case.file.get_f64(&format!("{name}.final.miou"))?[0];
-    let limit = if name == "ce" { 0.06 } else { 0.04 };
-    report.absolute(format!("{name}.final.miou (free run)"), miou, want, limit);
+    let want = case.file.get_f64(&format!("{name}final.miou"))?[0];
+    report.absolute(
+        format!("{name}final.miou (free run)"),
+        miou,
+        want,
+        limits.miou,
+    );
     Ok(())
 }
 
@@ -323,38 +390,44 @@ fn restarted(
     name: &str,
     mut trainer: Trainer,
     batches: &[Input],
+    limits: Limits,
     report: &mut Report,
 ) -> Result<()> {
     let first = trainer.optimizer.steps();
-    let count = case.file.get_f64(&format!("{name}.anchor.tol.loss"))?.len();
+    let count = case.file.get_f64(&format!("{name}anchor.tol.loss"))?.len();
     let mut steps = Vec::new();
     for step in first..first + count as u64 {
         steps.push(trainer.step(step, &batches[step as usize % batches.len()])?);
     }
     for (q, (quantity, relative)) in QUANTITIES.iter().enumerate() {
-        let want = case.file.get_f64(&format!("{name}.{quantity}"))?;
-        let limit = case
-            .file
-            .get_f64(&format!("{name}.anchor.tol.{quantity}"))?;
+        let want = case.file.get_f64(&format!("{name}{quantity}"))?;
+        let limit = case.file.get_f64(&format!("{name}anchor.tol.{quantity}"))?;
         let worst = steps
             .iter()
             .enumerate()
             .map(|(i, step)| distance(step[q], want[first as usize + i], *relative) / limit[i]);
-        let name = format!("{name}.{quantity} (restart)");
+        let name = format!("{name}{quantity} (restart)");
         let worst = worst.fold(0.0, f64::max);
         report.bounded(name, "error / limit of the step, worst step", worst, 1.0);
     }
     running_statistics(
         case.file,
-        &format!("{name}.anchor.after."),
+        &format!("{name}anchor.after."),
         &trainer.model.params,
+        limits,
         report,
     );
     Ok(())
 }
 
-/// Means within 0.01 standard deviations, variances within 1 %.
-fn running_statistics(file: &Tensors, prefix: &str, params: &Params, report: &mut Report) {
+/// Means within the limit, variances within 1 %.
+fn running_statistics(
+    file: &Tensors,
+    prefix: &str,
+    params: &Params,
+    limits: Limits,
+    report: &mut Report,
+) {
     let (mut mean, mut variance) = (0.0f64, 0.0f64);
     for (name, tensor) in file.iter() {
         let Some(parameter) = name.strip_prefix(prefix) else {
@@ -380,7 +453,7 @@ fn running_statistics(file: &Tensors, prefix: &str, params: &Params, report: &mu
         format!("{prefix}*running_mean"),
         "standard deviations",
         mean,
-        0.01,
+        limits.mean,
     );
     report.bounded(
         format!("{prefix}*running_var"),
@@ -401,7 +474,7 @@ fn final_state(
         ("eval_logits", Mode::Inference),
         ("train_logits", Mode::Training),
     ] {
-        let name = format!("{name}.final.{what}");
+        let name = format!("{name}final.{what}");
         let got = trainer.logits(&batches[0], mode)?;
         report.relative(&name, &got, &case.file.get_f64(&name)?, 1e-5);
     }
@@ -411,13 +484,13 @@ fn final_state(
         ("union", confusion.union()),
         ("target", confusion.target()),
     ] {
-        let name = format!("{name}.final.{what}");
+        let name = format!("{name}final.{what}");
         let got: Vec<i64> = counts.into_iter().map(|c| c as i64).collect();
         report.equal(&name, &got, &case.file.get_i64(&name)?);
     }
     let scores = confusion.scores();
     for (what, got) in [("miou", scores.miou), ("all_acc", scores.accuracy)] {
-        let name = format!("{name}.final.{what}");
+        let name = format!("{name}final.{what}");
         report.absolute(&name, got, case.file.get_f64(&name)?[0], 1e-9);
     }
     Ok(())

@@ -23,6 +23,8 @@ use std::path::Path;
 /// What a check sees.
 struct Case<'a> {
     file: &'a Tensors,
+    /// Where the file lies.
+    path: &'a Path,
     /// State of the network, for files that hold none.
     weights: Option<&'a Tensors>,
     device: Device,
@@ -49,7 +51,7 @@ type Recognise = fn(&Tensors) -> bool;
 type Run = fn(&Case<'_>, &mut Report) -> Result<()>;
 
 /// Every kind of reference file: its name, how it is recognised, and what is computed.
-const CHECKS: [(&str, Recognise, Run); 16] = [
+const CHECKS: [(&str, Recognise, Run); 25] = [
     (
         "training curve",
         |t| t.get("batch0.segment").is_some(),
@@ -118,6 +120,51 @@ const CHECKS: [(&str, Recognise, Run); 16] = [
         |t| t.get("c0.new_xyz").is_some(),
         stratified::steps::neighbors,
     ),
+    (
+        "window partition",
+        |t| t.get("small.v2p").is_some(),
+        stratified::steps::partitions,
+    ),
+    (
+        "stratified keys",
+        |t| t.get("block0.index_0").is_some(),
+        stratified::steps::keys,
+    ),
+    (
+        "window attention",
+        |t| t.get("rv.out").is_some(),
+        stratified::layers::attention,
+    ),
+    (
+        "transformer block",
+        |t| t.get("attn_out").is_some(),
+        stratified::layers::block,
+    ),
+    (
+        "kernel point convolution",
+        |t| t.get("kpconv_out").is_some(),
+        stratified::layers::kernel_points,
+    ),
+    (
+        "transition down",
+        |t| t.get("fps_idx").is_some(),
+        stratified::layers::transition_down,
+    ),
+    (
+        "upsampling",
+        |t| t.get("interp_of_feats").is_some(),
+        stratified::layers::upsample,
+    ),
+    (
+        "whole Stratified network",
+        |t| t.get("out.eval_logits").is_some(),
+        stratified::network::run,
+    ),
+    (
+        "Stratified training curve",
+        |t| t.get("batch0.neighbor_idx").is_some(),
+        stratified::curve::run,
+    ),
 ];
 
 /// Checks this build against the reference file `path`. `weights` gives the network's state where the file holds
@@ -127,6 +174,7 @@ pub fn verify(path: &Path, weights: Option<&Path>, device: Device) -> Result<Rep
     let weights = weights.map(safetensors::read).transpose()?;
     let case = Case {
         file: &file,
+        path,
         weights: weights.as_ref(),
         device,
     };
@@ -156,15 +204,13 @@ mod tests {
     #[test]
     fn every_reference_file_in_the_repository_passes() {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("data/golden");
-        let mut files: Vec<_> = std::fs::read_dir(folder.join("ptv2"))
-            .unwrap()
+        let mut files: Vec<_> = ["ptv2", "stratified"]
+            .iter()
+            .flat_map(|network| std::fs::read_dir(folder.join(network)).unwrap())
             .map(|e| e.unwrap().path())
             .filter(|p| p.extension().is_some_and(|e| e == "safetensors"))
             .collect();
-        assert_eq!(files.len(), 19);
-        files.extend(
-            ["op_fps", "op_knn"].map(|n| folder.join(format!("stratified/{n}.safetensors"))),
-        );
+        assert_eq!(files.len(), 19 + 12);
         files.sort();
         for file in files {
             let report = verify(&file, None, Device::Cpu).unwrap();

@@ -49,6 +49,8 @@ pub(super) fn schedule_of(settings: &Value, total: u64) -> Result<Schedule> {
     Ok(Schedule::MultiStep {
         milestones: milestones.iter().map(share).collect(),
         gamma: number(settings, "gamma")?,
+        warm_up_steps: settings["warmup_iters"].as_u64().unwrap_or(0),
+        warm_up_ratio: settings["warmup_ratio"].as_f64().unwrap_or(1.0),
     })
 }
 

@@ -1,7 +1,9 @@
-//! The configuration of a Point Transformer V2, as far as the names and shapes of its tensors tell it.
+//! The configuration of a network, as far as the names and shapes of its tensors tell it.
 //!
-//! They tell the mode, all depths, channels and groups, the position encodings and the biases. They do not tell
-//! [`UNTOLD`]: grid sizes, numbers of neighbours, how decoders upsample, and the rates that matter in training only.
+//! For a Point Transformer V2 they tell the mode, all depths, channels and groups, the position encodings and the biases;
+//! for a Stratified Transformer the stem, depths, channels, heads and tables, and by the tables whether it is the 3D Swin
+//! baseline. They do not tell [`untold`]: sizes in metres, numbers of neighbours, how decoders upsample, and the rates that
+//! matter in training only.
 
 use serde_json::{Map, Value, json};
 
@@ -10,28 +12,63 @@ use super::tensors::Tensors;
 use crate::{Error, Result};
 
 /// Constructor arguments that change what the network computes and cannot be seen in its tensors.
-pub const UNTOLD: [&str; 5] = [
-    "patch_embed_neighbours",
-    "enc_neighbours",
-    "dec_neighbours",
-    "grid_sizes",
-    "unpool_backend",
-];
+pub const fn untold(family: Family) -> &'static [&'static str] {
+    match family {
+        Family::PointTransformerV2 => &[
+            "patch_embed_neighbours",
+            "enc_neighbours",
+            "dec_neighbours",
+            "grid_sizes",
+            "unpool_backend",
+        ],
+        Family::Stratified => &["grid_size", "window_size", "quant_size", "downsample_scale"],
+    }
+}
+
+/// Networks whose checkpoints can be converted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Family {
+    /// Point Transformer V2, both modes.
+    PointTransformerV2,
+    /// Stratified Transformer and 3D Swin.
+    Stratified,
+}
+
+impl Family {
+    /// The family that a state dict (bare names) belongs to, by the layer that every member has.
+    pub fn of(state: &Tensors) -> Option<Family> {
+        let known = [
+            ("patch_embed.proj.0.weight", Family::PointTransformerV2),
+            ("stem_layer.0.kpconv.weight", Family::Stratified),
+        ];
+        let found = known.iter().find(|(name, _)| state.dims(name).is_some());
+        found.map(|(_, family)| *family)
+    }
+}
 
 /// The constructor arguments that the tensors of a state dict (bare names) tell.
 ///
 /// # Errors
 /// A tensor that every such network has is missing or has the wrong number of dimensions; the error names it.
-pub fn infer(state: &Tensors) -> Result<Map<String, Value>> {
+pub fn infer(state: &Tensors) -> Result<(Family, Map<String, Value>)> {
+    let family = Family::of(state).ok_or_else(|| {
+        Error::weights(
+            "patch_embed.proj.0.weight, stem_layer.0.kpconv.weight",
+            "are both missing, so this is no Point Transformer V2 and no Stratified Transformer; other networks cannot be \
+             converted",
+        )
+    })?;
+    let told = match family {
+        Family::PointTransformerV2 => point_transformer(state)?,
+        Family::Stratified => super::stratified::infer(state)?,
+    };
+    Ok((family, told))
+}
+
+fn point_transformer(state: &Tensors) -> Result<Map<String, Value>> {
     let stages = count(state, "enc_stages.");
-    if stages == 0 || state.dims("patch_embed.proj.0.weight").is_none() {
-        return Err(Error::weights(
-            "patch_embed.proj.0.weight, enc_stages.0",
-            "are not both there, so this is no Point Transformer V2; other networks cannot be converted",
-        ));
-    }
     let decoders = count(state, "dec_stages.");
-    if decoders != stages {
+    if decoders != stages || stages == 0 {
         return Err(Error::weights(
             "dec_stages",
             format!("there are {decoders} decoder stages for {stages} encoder stages"),
@@ -97,7 +134,7 @@ fn sequences(state: &Tensors, part: &str, stages: usize) -> Result<Vec<Sequence>
 }
 
 /// How many consecutive numbers from 0 follow `prefix` in the names.
-fn count(state: &Tensors, prefix: &str) -> usize {
+pub(super) fn count(state: &Tensors, prefix: &str) -> usize {
     let numbers = state.iter().filter_map(|(name, _)| {
         let (number, _) = name.strip_prefix(prefix)?.split_once('.')?;
         number.parse::<usize>().ok()
@@ -109,7 +146,7 @@ fn count(state: &Tensors, prefix: &str) -> usize {
         .count()
 }
 
-fn matrix(state: &Tensors, name: &str) -> Result<[usize; 2]> {
+pub(super) fn matrix(state: &Tensors, name: &str) -> Result<[usize; 2]> {
     let dims = state.require(name)?.dims();
     dims.try_into().map_err(|_| {
         Error::weights(
@@ -128,7 +165,7 @@ mod tests {
 
     /// A published configuration with its published channels.
     fn published(preset: Preset, kind: &str) -> Value {
-        let mut config = preset.untold();
+        let mut config = preset.untold(Family::PointTransformerV2);
         let (inputs, classes, patch) = match preset {
             Preset::S3dis => (6, 13, 2),
             Preset::Scannet => (9, 20, 1),
@@ -168,16 +205,17 @@ mod tests {
             assert_eq!(model.params.layout().weight_count(), parameters);
             let state = save_state(&model.params).unwrap();
             assert_eq!(state.len(), entries);
-            let told = infer(&state).unwrap();
-            assert_eq!(Preset::matching(&told), Some(preset));
+            let (family, told) = infer(&state).unwrap();
+            assert_eq!(family, Family::PointTransformerV2);
+            assert_eq!(Preset::matching(family, &told), Some(preset));
             for (key, value) in &told {
                 assert_eq!(config.get(key), Some(value), "{key}");
             }
-            let untold = preset.untold();
+            let known = preset.untold(family);
             for key in object(config).keys() {
-                assert!(told.contains_key(key) != untold.contains_key(key), "{key}");
+                assert!(told.contains_key(key) != known.contains_key(key), "{key}");
             }
-            assert!(UNTOLD.iter().all(|key| untold.contains_key(*key)));
+            assert!(untold(family).iter().all(|key| known.contains_key(*key)));
         }
     }
 
@@ -190,6 +228,8 @@ mod tests {
         let fault = infer(&state).unwrap_err().to_string();
         assert!(fault.contains("no Point Transformer V2"), "{fault}");
         state.insert("patch_embed.proj.0.weight", tensor()).unwrap();
+        let fault = infer(&state).unwrap_err().to_string();
+        assert!(fault.contains("0 encoder stages"), "{fault}");
         state
             .insert("enc_stages.0.down.fc.weight", tensor())
             .unwrap();

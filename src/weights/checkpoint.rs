@@ -160,12 +160,20 @@ fn bare(state: Tensors) -> Result<(Tensors, String)> {
             ));
         }
     }
-    if prefix.is_empty() {
-        return Ok((state, prefix));
+    let mut out = Tensors::new();
+    for (name, tensor) in state.iter() {
+        out.insert(renamed(&name[prefix.len()..]), tensor.clone())?;
     }
-    let mut out = state.with_prefix(&prefix);
     out.metadata = state.metadata;
     Ok((out, prefix))
+}
+
+/// Released Stratified checkpoints may spell `item_layer` what the code calls `stem_layer`.
+fn renamed(name: &str) -> String {
+    match name.strip_prefix("item_layer.") {
+        Some(rest) => format!("stem_layer.{rest}"),
+        None => name.to_string(),
+    }
 }
 
 #[cfg(test)]

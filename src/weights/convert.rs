@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use super::architecture::{self, UNTOLD};
+use super::architecture::{self, Family, untold};
 use super::checkpoint::{self, Checkpoint};
 use super::metadata::{ClassInfo, InputSpec, ModelMetadata};
 use super::presets::{Conventions, Preset};
@@ -65,7 +65,7 @@ struct Given {
 /// Converts `input`, a checkpoint of any container and prefix form, to the model file `output`.
 ///
 /// # Errors
-/// Whatever is wrong with the file; a network that is no Point Transformer V2; arguments that the tensors contradict;
+/// Whatever is wrong with the file; a network of no known family; conventions of another family; arguments that the tensors contradict;
 /// arguments that nothing tells; tensors that do not fit or are not finite. Nothing is written then.
 pub fn convert(input: &Path, output: &Path, options: &ConvertOptions) -> Result<Converted> {
     let checkpoint = checkpoint::read(input)?;
@@ -87,15 +87,10 @@ fn describe(
         .map(read_config)
         .transpose()?
         .unwrap_or_default();
-    let told = architecture::infer(&checkpoint.state)?;
-    let preset = options.preset.or_else(|| Preset::matching(&told));
-    let conventions = options
-        .conventions
-        .unwrap_or(match checkpoint.has_backbone() {
-            true => Conventions::Pointcept,
-            false => Conventions::Original,
-        });
-    let network = network(told, preset, &given.network)?;
+    let (family, told) = architecture::infer(&checkpoint.state)?;
+    let preset = options.preset.or_else(|| Preset::matching(family, &told));
+    let conventions = conventions(family, &checkpoint, options)?;
+    let network = network(family, told, preset, &given.network)?;
     let lacking = |key: &str| {
         Error::config(
             key,
@@ -130,6 +125,25 @@ fn describe(
     Ok((state, converted))
 }
 
+/// The training code that the user names, or else the one that names tensors that way.
+fn conventions(
+    family: Family,
+    checkpoint: &Checkpoint,
+    options: &ConvertOptions,
+) -> Result<Conventions> {
+    let usual = match family {
+        Family::Stratified => Conventions::Stratified,
+        Family::PointTransformerV2 if checkpoint.has_backbone() => Conventions::Pointcept,
+        Family::PointTransformerV2 => Conventions::Original,
+    };
+    let conventions = options.conventions.unwrap_or(usual);
+    if conventions.family() != family {
+        let fault = format!("{} are those of another network", conventions.name());
+        return Err(Error::argument("conventions", fault));
+    }
+    Ok(conventions)
+}
+
 fn read_config(path: &Path) -> Result<Given> {
     let text = std::fs::read_to_string(path).map_err(|e| Error::io(path, e))?;
     toml::from_str(&text).map_err(|e| {
@@ -142,6 +156,7 @@ fn read_config(path: &Path) -> Result<Given> {
 
 /// Constructor arguments from the tensors, the preset and the user, the later ones first.
 fn network(
+    family: Family,
     told: Map<String, Value>,
     preset: Option<Preset>,
     given: &Map<String, Value>,
@@ -158,11 +173,12 @@ fn network(
         }
         network.insert(key.clone(), value.clone());
     }
-    for (key, value) in preset.map(Preset::untold).unwrap_or_default() {
+    for (key, value) in preset.map(|p| p.untold(family)).unwrap_or_default() {
         network.entry(key).or_insert(value);
     }
-    let missing: Vec<&str> = UNTOLD
-        .into_iter()
+    let missing: Vec<&str> = untold(family)
+        .iter()
+        .copied()
         .filter(|key| !network.contains_key(*key))
         .collect();
     if !missing.is_empty() {
@@ -176,12 +192,10 @@ fn network(
             ),
         ));
     }
-    for (key, value) in [
-        ("attn_drop_rate", json!(0.0)),
-        ("drop_path_rate", json!(0.0)),
-        ("enable_checkpoint", json!(false)),
-    ] {
-        network.entry(key).or_insert(value);
+    network.entry("drop_path_rate").or_insert(json!(0.0));
+    if family == Family::PointTransformerV2 {
+        network.entry("attn_drop_rate").or_insert(json!(0.0));
+        network.entry("enable_checkpoint").or_insert(json!(false));
     }
     Ok(network)
 }

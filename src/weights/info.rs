@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use super::architecture;
+use super::architecture::{self, Family};
 use super::checkpoint;
 use super::metadata::{KEY, ModelMetadata};
 use super::presets::Preset;
@@ -67,7 +67,8 @@ pub fn info(path: impl AsRef<Path>) -> Result<CheckpointInfo> {
         Some(_) => None,
         None => architecture::infer(&found.state).ok(),
     };
-    let preset = told.as_ref().and_then(Preset::matching).map(Preset::name);
+    let matching = |(family, told): &(Family, _)| Preset::matching(*family, told);
+    let preset = told.as_ref().and_then(matching).map(Preset::name);
     let (mut parameters, mut statistics) = (0, 0);
     for (name, tensor) in found.state.iter().filter(|(_, t)| t.dtype().is_float()) {
         match name.ends_with(".running_mean") || name.ends_with(".running_var") {
@@ -90,7 +91,7 @@ pub fn info(path: impl AsRef<Path>) -> Result<CheckpointInfo> {
         statistics,
         prefix: found.prefix,
         model,
-        architecture: told.map(serde_json::Value::Object),
+        architecture: told.map(|(_, told)| serde_json::Value::Object(told)),
         preset,
         beside,
         skipped: found.skipped,

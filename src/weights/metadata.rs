@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use super::tensors::Tensors;
 use crate::cloud::features::{Feature, channels};
+use crate::cloud::frame::Frame;
 use crate::{Error, Result};
 
 /// Key under which the description is kept in the metadata of a safetensors file.
@@ -72,6 +73,9 @@ pub struct InputSpec {
     pub voxel_size: f64,
     /// The feature row of a point, from left to right.
     pub features: Vec<Feature>,
+    /// Where the network's input starts.
+    #[serde(default, skip_serializing_if = "Frame::is_default")]
+    pub frame: Frame,
     /// Number of voxels of the crops that the network was trained on, if it was trained on crops: larger scans are best
     /// given to it in pieces of this size.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -217,6 +221,7 @@ mod tests {
                 voxel_size: 0.4,
                 features: vec![Feature::new("coord"), color],
                 crop_points: Some(4096),
+                frame: Frame::Corner,
             },
         )
     }

@@ -21,6 +21,7 @@ pub mod presets;
 pub mod pth;
 pub mod safetensors;
 mod state;
+mod stratified;
 pub mod tensors;
 
 #[cfg(test)]

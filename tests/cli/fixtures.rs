@@ -114,6 +114,7 @@ pub fn model(file: &Path, features: &[&str]) {
         voxel_size: 0.1,
         features,
         crop_points: None,
+        frame: Default::default(),
     };
     let mut tensors = save_state(&built.params).unwrap();
     ModelMetadata::new(network, vec![class("floor"), class("box")], input).store(&mut tensors);

@@ -16,6 +16,7 @@ fn golden(folder: &Path) -> (PathBuf, PathBuf, Vec<f64>) {
         voxel_size: 0.04,
         features: vec![Feature::new("coord"), Feature::new("color")],
         crop_points: None,
+        frame: Default::default(),
     };
     let mut weights = golden.with_prefix("state.");
     ModelMetadata::new(network, (0..13).map(class).collect(), input).store(&mut weights);

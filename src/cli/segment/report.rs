@@ -240,6 +240,7 @@ mod tests {
             voxel_size: 0.4,
             features: Vec::new(),
             crop_points: None,
+            frame: Default::default(),
         };
         let classes = vec![
             class("ground", 2, &[]),
