@@ -5,11 +5,11 @@
 //! tensor of size N·K·C ever exists. With a position multiplier linearity breaks in one place and a tiled direct form
 //! takes over.
 
-use super::dense::{BatchNorm, EPSILON, Linear, LinearNorm};
+use super::dense::{Affine, BatchNorm, EPSILON, Linear, LinearNorm, scale_rows};
 use super::position::PositionEncoding;
 use crate::device::Array;
 use crate::geometry::Neighbors;
-use crate::graph::{Graph, Init, Mode, ParamId, Scope, Shape, Var};
+use crate::graph::{Graph, Init, Mode, ParamId, Params, Scope, Shape, Var};
 use crate::ops;
 use crate::{Error, Result};
 use std::sync::Arc;
@@ -56,6 +56,8 @@ pub struct GroupedVectorAttention {
     encode_bias: Option<ParamId>,
     encode_norm: BatchNorm,
     mix: Linear,
+    /// Full name of the layer, the key of what is derived from its tensors.
+    name: String,
 }
 
 impl GroupedVectorAttention {
@@ -104,6 +106,7 @@ impl GroupedVectorAttention {
             encode_bias,
             encode_norm,
             mix,
+            name: scope.name("folded"),
         })
     }
 
@@ -117,6 +120,9 @@ impl GroupedVectorAttention {
     ) -> Result<Var> {
         let q = self.query.record(graph, x)?; // [N, C]
         let k = self.key.record(graph, x)?; // [N, C]
+        if graph.mode() == Mode::Inference && self.multiplier.is_none() {
+            return self.record_folded(graph, x, [q, k], neighbors, norm); // [N, C]
+        }
         let v = self.value.record(graph, x)?; // [N, C]
         let y = self.record_direct(graph, [q, k, v], neighbors)?; // [N, C]
         graph.tap("attn_out", y);
@@ -133,6 +139,106 @@ impl GroupedVectorAttention {
                 graph.push(ops::GroupedWeight { groups }, &[weight])
             }
         }
+    }
+
+    /// The form for inference: both norms folded into the tensors around them, one op for everything per pair.
+    fn record_folded(
+        &self,
+        graph: &mut Graph<'_>,
+        x: Var,
+        [q, k]: [Var; 2],
+        neighbors: &Arc<Neighbors>,
+        norm: &BatchNorm,
+    ) -> Result<Var> {
+        let AttentionConfig {
+            channels, groups, ..
+        } = self.config;
+        let (vector, mix) = (Shape::new(1, channels), graph.param(self.mix.weight));
+        let a = self.derived(graph, "A", Shape::new(groups, channels), |p| {
+            self.encoding(p)
+        })?;
+        let ak = graph.push(ops::Linear::new(false), &[k, a])?; // [N, G]
+        let aq = graph.push(ops::Linear::new(false), &[q, a])?; // [N, G]
+        let c0 = self.derived(graph, "c0", Shape::new(1, groups), |p| self.constant(p))?;
+        let mix_bias = graph.param(self.mix.bias.expect("registered with a bias")); // [1, G]
+        let scale_only = |p: &Params| Affine {
+            shift: vec![0.0; channels],
+            ..norm.affine(p)
+        };
+        let (weight, bias) = self.value.folded(graph, scale_only)?;
+        let v = graph.push(ops::Linear::new(true), &[x, weight, bias])?; // [N, C]
+        let t = self.derived(graph, "t", vector, |p| norm.affine(p).shift)?;
+        let mut inputs = vec![ak, aq, c0, mix, mix_bias, v, t];
+        if let Some(encoding) = &self.bias {
+            let second =
+                |p: &Params| scale_rows(p.get(encoding.second.weight), &norm.affine(p).scale);
+            let b2 = encoding.second.bias.expect("registered with a bias");
+            let shape = ops::VectorAttention::packed_shape(channels, groups);
+            inputs.extend([
+                encoding.record(graph, neighbors)?,
+                self.derived(graph, "M", Shape::new(groups, channels), |p| {
+                    product(&self.encoding(p), p.get(encoding.second.weight), channels)
+                })?,
+                self.derived(graph, "W2", shape, |p| {
+                    ops::VectorAttention::pack(&second(p), groups)
+                })?,
+                self.derived(graph, "b2", vector, |p| {
+                    scale_rows(p.get(b2), &norm.affine(p).scale)
+                })?,
+            ]);
+        }
+        let op = ops::VectorAttention {
+            neighbors: neighbors.clone(),
+            groups,
+        };
+        graph.push(op, &inputs) // [N, C]
+    }
+
+    fn derived(
+        &self,
+        graph: &mut Graph<'_>,
+        what: &str,
+        shape: Shape,
+        compute: impl FnOnce(&Params) -> Vec<f32>,
+    ) -> Result<Var> {
+        graph.derived(&format!("{} {what}", self.name), shape, compute)
+    }
+
+    /// A as a full matrix [G, C], scaled by the norm of the relation.
+    fn encoding(&self, params: &Params) -> Vec<f32> {
+        let AttentionConfig {
+            channels, groups, ..
+        } = self.config;
+        let (weight, scale) = (
+            params.get(self.encode),
+            self.encode_norm.affine(params).scale,
+        );
+        if self.config.encoding == WeightEncoding::Full {
+            return scale_rows(weight, &scale);
+        }
+        let mut full = vec![0.0; groups * channels];
+        for (c, w) in weight.iter().enumerate() {
+            let group = c / (channels / groups);
+            full[group * channels + c] = scale[group] * w;
+        }
+        full
+    }
+
+    /// What the relation of every pair has in common, behind its norm: [1, G].
+    fn constant(&self, params: &Params) -> Vec<f32> {
+        let Affine { scale, mut shift } = self.encode_norm.affine(params);
+        if let Some(bias) = self.encode_bias {
+            let terms = scale.iter().zip(params.get(bias));
+            shift
+                .iter_mut()
+                .zip(terms)
+                .for_each(|(t, (s, a))| *t += s * a);
+        }
+        if let Some(b2) = self.bias.as_ref().and_then(|e| e.second.bias) {
+            let part = product(&self.encoding(params), params.get(b2), 1);
+            shift.iter_mut().zip(part).for_each(|(t, x)| *t += x);
+        }
+        shift
     }
 
     /// The form with every intermediate that backward needs.
@@ -230,6 +336,21 @@ impl GroupedVectorAttention {
         let outputs = graph.push_many(op, &[e, weight, bias, mean, variance])?;
         Ok(self.encode_norm.finish(graph, &outputs))
     }
+}
+
+/// a · b for b with `cols` columns, summed in `f64`.
+fn product(a: &[f32], b: &[f32], cols: usize) -> Vec<f32> {
+    let inner = b.len() / cols.max(1);
+    let mut out = Vec::with_capacity(a.len() / inner.max(1) * cols);
+    for row in a.chunks_exact(inner.max(1)) {
+        let mut sums = vec![0.0; cols];
+        for (a, b) in row.iter().zip(b.chunks_exact(cols)) {
+            let terms = sums.iter_mut().zip(b);
+            terms.for_each(|(sum, b)| *sum += f64::from(*a) * f64::from(*b));
+        }
+        out.extend(sums.iter().map(|x| *x as f32));
+    }
+    out
 }
 
 /// Linear(C, C), norm and ReLU: how queries and keys are made.

@@ -28,6 +28,7 @@ mod segment_max;
 mod segment_mean;
 mod softmax;
 mod statistics;
+mod vector_attention;
 mod weighted_sum;
 mod window_attention;
 
@@ -56,5 +57,6 @@ pub use segment_max::SegmentMax;
 pub use segment_mean::SegmentMean;
 pub use softmax::Softmax;
 pub use statistics::Statistics;
+pub use vector_attention::VectorAttention;
 pub use weighted_sum::WeightedSum;
 pub use window_attention::{PositionTables, WindowAttention};

@@ -71,7 +71,7 @@ pub(in super::super) fn pack_bias<'a>(
 pub(in super::super) struct AttendBuffers<'a> {
     hidden: &'a mut [f32],
     u: &'a mut [f32],
-    sums: &'a mut [f32],
+    pub sums: &'a mut [f32],
 }
 
 impl<'a> AttendBuffers<'a> {
@@ -130,7 +130,8 @@ pub(in super::super) fn mask_missing(index: &[u32], w: &mut [f32], stride: usize
     }
 }
 
-/// y ([points, G, padded I]) from weights `w` ([G, stride]) that are masked already.
+/// Adds what is attended to y ([points, G, padded I]), without the constant of the positions. The weights `w`
+/// ([G, stride]) are masked already.
 #[inline(always)]
 pub(in super::super) fn attend<S: Simd>(
     s: S,
@@ -143,24 +144,8 @@ pub(in super::super) fn attend<S: Simd>(
 ) {
     let sizes = attention.sizes;
     let Sizes { k, groups, .. } = sizes;
-    let (stride, short) = (w.len() / groups, sizes.padded_width());
+    let stride = w.len() / groups;
     let index = &attention.neighbors.index[points.start * k..points.end * k];
-    y.fill(0.0);
-    if let Some(bias) = attention.bias {
-        let sums = &mut buffers.sums[..points.len() * groups];
-        weight_sums(s, w, sizes, sums);
-        for (y, sums) in y
-            .chunks_exact_mut(groups * short)
-            .zip(sums.chunks_exact(groups))
-        {
-            let constants = bias.constant.chunks_exact(sizes.width());
-            for ((y, sum), constants) in y.chunks_exact_mut(short).zip(sums).zip(constants) {
-                for (y, constant) in y.iter_mut().zip(constants) {
-                    *y = sum * constant;
-                }
-            }
-        }
-    }
     gather_values(s, attention.values, index, w, sizes, y);
     let Some(bias) = attention.bias else { return };
     for chunk in sizes.chunks() {
@@ -184,6 +169,30 @@ pub(in super::super) fn attend<S: Simd>(
             width,
         };
         project(s, projection, u, sizes, y);
+    }
+}
+
+/// Adds Σ_j w b2 to y ([points, G, padded I]). The weights `w` ([G, stride]) are masked already.
+#[inline(always)]
+pub(in super::super) fn add_constants<S: Simd>(
+    s: S,
+    sizes: Sizes,
+    constants: &[f32],
+    w: &[f32],
+    sums: &mut [f32],
+    y: &mut [f32],
+) {
+    let short = sizes.padded_width();
+    let sums = &mut sums[..y.len() / short];
+    weight_sums(s, w, sizes, sums);
+    let points = y.chunks_exact_mut(sizes.groups * short);
+    for (y, sums) in points.zip(sums.chunks_exact(sizes.groups)) {
+        let constants = constants.chunks_exact(sizes.width());
+        for ((y, sum), constants) in y.chunks_exact_mut(short).zip(sums).zip(constants) {
+            for (y, constant) in y.iter_mut().zip(constants) {
+                *y += *sum * constant;
+            }
+        }
     }
 }
 
@@ -323,6 +332,10 @@ impl Kernel for ForwardTile<'_, '_> {
         }
         self.drop.apply(pairs.start, pairs.len(), self.w, groups);
         let short = &mut self.short[..self.points.len() * groups * sizes.padded_width()];
+        short.fill(0.0);
+        if let Some(bias) = self.attention.bias {
+            add_constants(s, sizes, bias.constant, self.w, self.buffers.sums, short);
+        }
         attend(
             s,
             self.attention,

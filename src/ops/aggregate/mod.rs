@@ -21,7 +21,7 @@
 //! Backward: h and u are computed again; d_v over the transposed neighbour list. Saves: softmax weights, [N·K, G].
 //! Time: O(N·(K·G·C + C²)).
 
-mod cpu;
+pub(super) mod cpu;
 #[cfg(test)]
 mod tests;
 
