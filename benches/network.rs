@@ -126,7 +126,7 @@ impl Case {
         gradients.clear();
         let run = executor.run(&graph, Some(gradients)).expect("it runs");
         drop(graph);
-        run.commit(&mut self.model.params);
+        run.commit(&mut self.model.params).expect("statistics move");
         run.read(loss)[0]
     }
 }

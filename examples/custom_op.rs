@@ -5,6 +5,7 @@
 //!
 //!     cargo run --release --example custom_op
 
+use cairn::device::cuda::{Grid, Kernels};
 use cairn::device::random::Random;
 use cairn::device::{Array, Device, parallel};
 use cairn::graph::check::Check;
@@ -13,6 +14,12 @@ use cairn::{Error, Result};
 
 #[derive(Debug)]
 struct Swish;
+
+/// The same on a GPU: compiled when it is first used. Arguments are checked against the kernel's declaration.
+static KERNELS: Kernels = Kernels {
+    name: "custom_op",
+    source: include_str!("custom_op.cu"),
+};
 
 fn sigmoid(x: f32) -> f32 {
     1.0 / (1.0 + (-x).exp())
@@ -40,7 +47,6 @@ impl Op for Swish {
     }
 
     fn forward(&self, io: &mut Forward<'_>) -> Result<()> {
-        // A device that is added later is a new arm here, and nothing else.
         match io.device() {
             Device::Cpu => {
                 let x = io.input(0);
@@ -49,9 +55,14 @@ impl Op for Swish {
                         *y = x * sigmoid(*x);
                     }
                 });
+                Ok(())
+            }
+            Device::Cuda(gpu) => {
+                let n = io.shape(0).len();
+                let args = [io.input_on(0).into(), n.into(), io.output_on(0).into()];
+                gpu.launch(&KERNELS, "swish_forward", Grid::strided(n), &args)
             }
         }
-        Ok(())
     }
 
     fn backward(&self, io: &mut Backward<'_>) -> Result<()> {
@@ -70,15 +81,23 @@ impl Op for Swish {
                         *d_x += d_y * s * (1.0 + x * (1.0 - s));
                     }
                 });
+                Ok(())
+            }
+            Device::Cuda(gpu) => {
+                let (Some(d_x), Some(d_y)) = (io.d_input_on(0), io.d_output_on(0)) else {
+                    return Ok(());
+                };
+                let n = io.shape(0).len();
+                let args = [io.input_on(0).into(), d_y.into(), n.into(), d_x.into()];
+                gpu.launch(&KERNELS, "swish_backward", Grid::strided(n), &args)
             }
         }
-        Ok(())
     }
 }
 
 fn main() -> Result<()> {
     // First the proof. The driver runs forward against a plain f64 version, backward against central differences of that
-    // version, and everything twice to see the same bits. It panics with a description when something is off.
+    // version, everything twice to see the same bits, and all of it on the GPU's emulator too where that can be loaded.
     for rows in [0, 1, 37, 5000] {
         Check::new(Swish)
             .input(rows, 3)

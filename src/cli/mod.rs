@@ -16,7 +16,7 @@ mod signals;
 mod train;
 mod verify;
 
-use crate::device::Device;
+use crate::device::{Device, cuda};
 use crate::{Error, Result};
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
@@ -55,8 +55,14 @@ or from official checkpoints through `cairn convert`; give them with --weights.
 #[derive(Debug, Clone, clap::Args)]
 #[command(next_help_heading = "Options of every command")]
 pub struct Global {
-    /// Where to compute: `auto` takes the best device there is, `cpu` the processor
-    #[arg(long, global = true, default_value = "auto", value_name = "auto|cpu")]
+    /// Where to compute: `auto` takes a GPU where one can be used, else the processor; `cuda:1` the second GPU;
+    /// `emulator` runs the GPU's kernels on the processor, checked and slow
+    #[arg(
+        long,
+        global = true,
+        default_value = "auto",
+        value_name = "auto|cpu|cuda[:N]|emulator"
+    )]
     pub device: Device,
     /// Number of threads [default: one per processor core]; results do not depend on it
     #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
@@ -123,14 +129,17 @@ impl Global {
         }
     }
 
-    /// Says once which device runs.
+    /// Says once which device runs and, where `auto` found no GPU, why.
     pub(crate) fn announce(&self) {
         let threads = rayon::current_num_threads();
         let level = crate::device::simd::level();
-        self.note(format_args!(
-            "device: {}, {threads} threads, {level} instructions",
-            self.device
-        ));
+        let host = format!("{threads} threads, {level} instructions");
+        self.note(match (self.device, cuda::probed()) {
+            (Device::Cpu, Some(Err(reason))) => format!("device: cpu, {host} (no GPU: {reason})"),
+            (Device::Cpu, _) => format!("device: cpu, {host}"),
+            (device, Some(Ok(card))) => format!("device: {device}, {card}; {host}"),
+            (device, _) => format!("device: {device}; {host}"),
+        });
     }
 }
 

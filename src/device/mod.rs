@@ -1,8 +1,9 @@
-//! Where numbers live and run: memory, threads, SIMD, random numbers.
+//! Where numbers live and run: memory, threads, SIMD, random numbers, GPUs.
 //!
 //! A device never knows the names of ops; ops choose their code by [`Device`].
 
 mod array;
+pub mod cuda;
 pub mod gemm;
 mod memory;
 pub mod parallel;
@@ -13,22 +14,34 @@ pub mod workspace;
 
 use crate::{Error, Result};
 pub use array::Array;
+pub use cuda::{Gpu, Pointer};
 pub use memory::{ALIGN, Memory};
 pub use permutation::{Permutation, Rows};
 use std::fmt;
 use std::str::FromStr;
 
 /// A place where ops run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Device {
     /// The host processor, through rayon and run-time detected SIMD.
     Cpu,
+    /// A GPU, or the emulator of one, through the kernels of `kernels/`.
+    Cuda(Gpu),
+}
+
+/// The error of an op that has no kernel yet.
+pub(crate) fn cpu_only(op: &str) -> Error {
+    Error::Device {
+        device: "cuda".into(),
+        fault: format!("{op} has no CUDA kernel yet; use --device cpu"),
+    }
 }
 
 impl fmt::Display for Device {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Device::Cpu => f.write_str("cpu"),
+            Device::Cuda(gpu) => gpu.fmt(f),
         }
     }
 }
@@ -36,14 +49,37 @@ impl fmt::Display for Device {
 impl FromStr for Device {
     type Err = Error;
 
-    /// `auto` and `cpu` give the CPU. Asking for a device that this build cannot drive is an error.
+    /// `auto` gives the first GPU where [`cuda::probe`] finds one, else the CPU. Asking for a device that is not there
+    /// is an error that says what is missing.
     fn from_str(name: &str) -> Result<Self> {
-        match name {
-            "auto" | "cpu" => Ok(Device::Cpu),
-            _ => Err(Error::Device {
-                device: name.to_string(),
-                fault: "this build runs on the CPU only; use --device cpu or auto".to_string(),
-            }),
+        let unknown = || Error::Device {
+            device: name.to_string(),
+            fault: "not a device; there are auto, cpu, cuda, cuda:0, cuda:1 … and emulator".into(),
+        };
+        let gpu = match name {
+            "cpu" => return Ok(Device::Cpu),
+            "auto" => return Ok(cuda::probe().map_or(Device::Cpu, |_| Device::Cuda(Gpu::Card(0)))),
+            "cuda" => Gpu::Card(0),
+            "emulator" => Gpu::Emulator,
+            _ => {
+                let ordinal = name.strip_prefix("cuda:").ok_or_else(unknown)?;
+                Gpu::Card(ordinal.parse().map_err(|_| unknown())?)
+            }
+        };
+        gpu.open().map(|_| Device::Cuda(gpu))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_that_are_no_device_are_refused() {
+        for name in ["gpu", "cuda:", "cuda:x", "cuda:-1", "CPU"] {
+            let error = name.parse::<Device>().unwrap_err().to_string();
+            assert!(error.contains("not a device"), "{error}");
         }
+        assert_eq!("cpu".parse::<Device>().unwrap(), Device::Cpu);
     }
 }

@@ -19,6 +19,11 @@ impl Random {
         Random { seed, stream }
     }
 
+    /// Seed and stream, for kernels that draw the same numbers.
+    pub fn words(&self) -> [u64; 2] {
+        [self.seed, self.stream]
+    }
+
     /// A stream derived from this one, for instance one per step, then one per node.
     pub fn fork(&self, stream: u64) -> Self {
         let [a, b, c, d] = self.block(stream ^ 0x5DEE_CE66_D1CE_4E5B);

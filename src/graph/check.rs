@@ -3,13 +3,53 @@
 //! [`Check`] takes an op, its inputs and a naive `f64` twin (loops only) and checks that
 //! - forward agrees with the twin, with poisoned outputs and scratch,
 //! - backward agrees with central differences *of the twin*, adds to what is there, is finite and not all zero,
-//! - one thread and three threads give the same bits, twice.
+//! - one thread and three threads give the same bits, twice,
+//! - all of that on every device of [`devices`].
 
-use super::exec::{Backward, Binding, Forward};
-use super::{Op, Shape};
-use crate::device::Device;
+use super::io::{Backward, Binding, Forward};
+use super::{Op, Plan, Shape};
+use crate::Result;
 use crate::device::random::{Random, Sequence};
+use crate::device::{Device, Gpu, Memory};
 use std::marker::PhantomData;
+use std::sync::OnceLock;
+
+/// Ops without CUDA kernels yet. They must say so on a GPU; the list can only become shorter.
+pub const CPU_ONLY: &[&str] = &[
+    "aggregate",
+    "gelu",
+    "kernel_point_conv",
+    "layer_norm",
+    "leaky_relu",
+    "lovasz_softmax",
+    "neighbor_max",
+    "relation",
+    "relation_multiplier",
+    "vector_attention",
+    "window_attention",
+];
+
+/// Devices that tests run on: the CPU and the emulator. `CAIRN_TEST_DEVICE=cuda:0` puts a real GPU in the emulator's
+/// place. Without NVRTC or the emulator only the CPU is tested, unless `CAIRN_REQUIRE_EMULATOR` is set, as continuous
+/// integration does: then that is a failure.
+///
+/// # Panics
+/// When a device that has to be tested is not there.
+pub fn devices() -> Vec<Device> {
+    static GPU: OnceLock<Option<Device>> = OnceLock::new();
+    let gpu = GPU.get_or_init(|| match std::env::var("CAIRN_TEST_DEVICE") {
+        Ok(name) => Some(name.parse().unwrap_or_else(|e| panic!("{e}"))),
+        Err(_) => match Gpu::Emulator.open() {
+            Ok(_) => Some(Device::Cuda(Gpu::Emulator)),
+            Err(e) if std::env::var_os("CAIRN_REQUIRE_EMULATOR").is_some() => panic!("{e}"),
+            Err(e) => {
+                eprintln!("kernels are not tested: {e}");
+                None
+            }
+        },
+    });
+    [Device::Cpu].into_iter().chain(*gpu).collect()
+}
 
 /// Largest relative L2 error of a forward result.
 pub const FORWARD_LIMIT: f64 = 5e-6;
@@ -112,18 +152,27 @@ impl<O: Op> Check<O> {
             .collect();
         let expected = naive(&wide);
         let upstream = self.upstream(&expected);
-        let outcome = self.outcome(&upstream);
-        for (o, (got, want)) in outcome.outputs.iter().zip(&expected).enumerate() {
-            let error = relative_error(got, want);
-            assert!(
-                error <= self.forward_limit,
-                "{}: output {o} is off by {error:.2e} (limit {:.2e})",
-                self.op.name(),
-                self.forward_limit
-            );
+        let differences = self.differences(&wide, &upstream, &naive);
+        for device in devices() {
+            let what = format!("{} on {device}", self.op.name());
+            if device != Device::Cpu && CPU_ONLY.contains(&self.op.name()) {
+                let error = self.outcome(device, &upstream).err();
+                let error = error.unwrap_or_else(|| panic!("{what} runs: take it off the list"));
+                assert!(error.to_string().contains(self.op.name()), "{error}");
+                continue;
+            }
+            let outcome = self.outcome(device, &upstream);
+            let outcome = outcome.unwrap_or_else(|e| panic!("{what}: {e}"));
+            for (o, (got, want)) in outcome.outputs.iter().zip(&expected).enumerate() {
+                let (error, limit) = (relative_error(got, want), self.forward_limit);
+                assert!(
+                    error <= limit,
+                    "{what}: output {o} is off by {error:.2e} (limit {limit:.2e})"
+                );
+            }
+            self.check_gradients(&what, &differences, &outcome);
+            self.check_repeatable(device, &upstream, &outcome);
         }
-        self.check_gradients(&wide, &upstream, &outcome, &naive);
-        self.check_repeatable(&upstream, &outcome);
     }
 
     fn upstream(&self, outputs: &[Vec<f64>]) -> Vec<Option<Vec<f32>>> {
@@ -134,13 +183,13 @@ impl<O: Op> Check<O> {
         outputs.iter().enumerate().map(one).collect()
     }
 
-    fn check_gradients(
+    /// Central differences of the twin: for every differentiable input the entries looked at, and their derivatives.
+    fn differences(
         &self,
         wide: &[Vec<f64>],
         upstream: &[Option<Vec<f32>>],
-        outcome: &Outcome,
         naive: &impl Fn(&[Vec<f64>]) -> Vec<Vec<f64>>,
-    ) {
+    ) -> Vec<Option<Vec<(usize, f64)>>> {
         let scalar = |inputs: &[Vec<f64>]| -> f64 {
             let outputs = naive(inputs);
             let pairs = outputs.iter().zip(upstream);
@@ -149,55 +198,73 @@ impl<O: Op> Check<O> {
                 .flat_map(|(y, u)| y.iter().zip(u).map(|(y, u)| y * f64::from(*u)))
                 .sum()
         };
-        let largest = outcome.gradients.iter().flatten().flatten();
-        let noise = ZERO_LIMIT * largest.fold(0.0f64, |m, g| m.max(f64::from(g.abs())));
         let mut inputs = wide.to_vec();
-        for (i, gradient) in outcome.gradients.iter().enumerate() {
-            let Some(gradient) = gradient else { continue };
-            let stride = gradient.len().div_ceil(ENTRIES).max(1);
-            let (mut got, mut want) = (Vec::new(), Vec::new());
-            for j in (0..gradient.len()).step_by(stride) {
+        let mut all = Vec::new();
+        for (i, input) in self.inputs.iter().enumerate() {
+            if !input.differentiable {
+                all.push(None);
+                continue;
+            }
+            let stride = wide[i].len().div_ceil(ENTRIES).max(1);
+            let mut one = Vec::new();
+            for j in (0..wide[i].len()).step_by(stride) {
                 let x = inputs[i][j];
                 inputs[i][j] = x + STEP;
                 let above = scalar(&inputs);
                 inputs[i][j] = x - STEP;
                 let below = scalar(&inputs);
                 inputs[i][j] = x;
-                got.push(gradient[j]);
-                want.push((above - below) / (2.0 * STEP));
+                one.push((j, (above - below) / (2.0 * STEP)));
             }
+            all.push(Some(one));
+        }
+        all
+    }
+
+    fn check_gradients(
+        &self,
+        what: &str,
+        differences: &[Option<Vec<(usize, f64)>>],
+        outcome: &Outcome,
+    ) {
+        let largest = outcome.gradients.iter().flatten().flatten();
+        let noise = ZERO_LIMIT * largest.fold(0.0f64, |m, g| m.max(f64::from(g.abs())));
+        for (i, gradient) in outcome.gradients.iter().enumerate() {
+            let (Some(gradient), Some(differences)) = (gradient, &differences[i]) else {
+                continue;
+            };
+            let got: Vec<f32> = differences.iter().map(|(j, _)| gradient[*j]).collect();
+            let want: Vec<f64> = differences.iter().map(|(_, d)| *d).collect();
             let silent = want.iter().all(|g| g.abs() < 1e-7);
             if silent {
                 let worst = got.iter().fold(0.0f64, |m, g| m.max(f64::from(g.abs())));
-                let name = self.op.name();
                 assert!(
                     worst <= noise,
-                    "{name}: gradient of input {i} is not 0 but {worst:.2e}"
+                    "{what}: gradient of input {i} is not 0 but {worst:.2e}"
                 );
                 continue;
             }
-            let error = relative_error(&got, &want);
+            let (error, limit) = (relative_error(&got, &want), self.gradient_limit);
             assert!(
-                error <= self.gradient_limit,
-                "{}: gradient of input {i} is off by {error:.2e} (limit {:.2e})",
-                self.op.name(),
-                self.gradient_limit
+                error <= limit,
+                "{what}: gradient of input {i} is off by {error:.2e} (limit {limit:.2e})"
             );
             assert!(
                 got.iter().any(|g| *g != 0.0),
-                "{}: gradient of input {i} is all zero",
-                self.op.name()
+                "{what}: gradient of input {i} is all zero"
             );
         }
     }
 
-    fn check_repeatable(&self, upstream: &[Option<Vec<f32>>], first: &Outcome) {
-        for threads in [1, 3] {
+    fn check_repeatable(&self, device: Device, upstream: &[Option<Vec<f32>>], first: &Outcome) {
+        let threads: &[usize] = if device == Device::Cpu { &[1, 3] } else { &[1] };
+        for &threads in threads {
             let pool = rayon::ThreadPoolBuilder::new()
                 .num_threads(threads)
                 .build()
                 .expect("a small thread pool can be built");
-            let again = pool.install(|| self.outcome(upstream));
+            let again = pool.install(|| self.outcome(device, upstream));
+            let again = again.unwrap_or_else(|e| panic!("{}: {e}", self.op.name()));
             let same = |a: &[f32], b: &[f32]| {
                 a.iter()
                     .map(|x| x.to_bits())
@@ -206,7 +273,7 @@ impl<O: Op> Check<O> {
             let outputs = first.outputs.iter().zip(&again.outputs);
             assert!(
                 outputs.clone().all(|(a, b)| same(a, b)),
-                "{}: outputs differ with {threads} threads",
+                "{} on {device}: outputs differ with {threads} threads",
                 self.op.name()
             );
             let gradients = first.gradients.iter().zip(&again.gradients);
@@ -215,115 +282,155 @@ impl<O: Op> Check<O> {
                     (Some(a), Some(b)) => same(a, b),
                     _ => a.is_none() && b.is_none(),
                 }),
-                "{}: gradients differ with {threads} threads",
+                "{} on {device}: gradients differ with {threads} threads",
                 self.op.name()
             );
         }
     }
 
     /// Runs the op once, forward and backward, in buffers of its own.
-    fn outcome(&self, upstream: &[Option<Vec<f32>>]) -> Outcome {
+    fn outcome(&self, device: Device, upstream: &[Option<Vec<f32>>]) -> Result<Outcome> {
         let shapes: Vec<Shape> = self.inputs.iter().map(|i| i.shape).collect();
         let plan = self
             .op
             .plan(&shapes)
             .expect("the shape rule accepts the case");
-        let poison = |words: usize| vec![f32::NAN; words];
-        let mut outputs: Vec<Vec<f32>> = plan.outputs.iter().map(|s| poison(s.len())).collect();
-        let mut saved: Vec<Vec<f32>> = plan.saved.iter().map(|w| poison(*w)).collect();
-        let mut scratch = poison(plan.forward_scratch);
-        let inputs: Vec<Binding> = self
-            .inputs
-            .iter()
-            .map(|i| bind(&i.values, i.shape))
-            .collect();
-        let bind_outputs = |outputs: &mut [Vec<f32>]| -> Vec<Binding> {
-            let pairs = outputs.iter_mut().zip(&plan.outputs);
-            pairs.map(|(v, s)| bind_mut(v, *s)).collect()
-        };
-        let mut forward = Forward {
-            device: Device::Cpu,
+        let mut forward = Buffers::forward(device, &plan, &self.inputs)?;
+        self.op.forward(&mut Forward {
+            device,
             random: Random::new(5, 0),
-            inputs: inputs.clone(),
-            outputs: bind_outputs(&mut outputs).into_iter().map(Some).collect(),
-            saved: saved.iter_mut().map(|v| Some(bind_words(v))).collect(),
-            scratch: Some(bind_words(&mut scratch)),
+            inputs: bind(&mut forward.inputs, &shapes)?,
+            outputs: bind(&mut forward.outputs, &plan.outputs)?
+                .into_iter()
+                .map(Some)
+                .collect(),
+            saved: bind_words(&mut forward.saved)?
+                .into_iter()
+                .map(Some)
+                .collect(),
+            scratch: bind_words(&mut forward.scratch)?.pop(),
             arena: PhantomData,
-        };
-        self.op.forward(&mut forward).expect("forward runs");
-
+        })?;
         if self.inputs.iter().all(|input| !input.differentiable) {
-            let gradients = vec![None; self.inputs.len()];
-            return Outcome { outputs, gradients };
+            return Ok(Outcome {
+                outputs: values(&forward.outputs)?,
+                gradients: vec![None; self.inputs.len()],
+            });
         }
         // Small, so that adding to it costs the gradients few digits.
-        let base = |i: usize, s: Shape| -> Vec<f32> {
-            spread(s, 900 + i as u64).iter().map(|x| 0.01 * x).collect()
+        let base = |i: usize| -> Vec<f32> {
+            let spread = spread(shapes[i], 900 + i as u64);
+            spread.iter().map(|x| 0.01 * x).collect()
         };
-        let mut d_inputs: Vec<Option<Vec<f32>>> = self
-            .inputs
-            .iter()
-            .enumerate()
-            .map(|(i, input)| input.differentiable.then(|| base(i, input.shape)))
-            .collect();
-        let mut scratch = poison(plan.backward_scratch);
-        let output_bindings = bind_outputs(&mut outputs);
-        let named = |list: &[usize], all: &[Binding]| -> Vec<Option<Binding>> {
-            let one = |(i, b): (usize, &Binding)| list.contains(&i).then_some(*b);
-            all.iter().enumerate().map(one).collect()
-        };
-        let upstream_of = |o: usize, shape: Shape| {
+        let mut d_inputs = Vec::new();
+        for (i, input) in self.inputs.iter().enumerate() {
+            d_inputs.push(if input.differentiable {
+                Some(filled(device, &base(i))?)
+            } else {
+                None
+            });
+        }
+        let mut d_outputs = Vec::new();
+        for o in 0..plan.outputs.len() {
             let given = upstream.get(o).and_then(Option::as_ref);
-            given.map(|u| bind(u, shape))
+            d_outputs.push(given.map(|u| filled(device, u)).transpose()?);
+        }
+        let mut scratch = [poison(device, plan.scratch(device)[1])?];
+        let named = |list: &[usize], all: Vec<Binding>| -> Vec<Option<Binding>> {
+            let one = |(i, b): (usize, Binding)| list.contains(&i).then_some(b);
+            all.into_iter().enumerate().map(one).collect()
         };
-        let mut backward = Backward {
-            device: Device::Cpu,
+        self.op.backward(&mut Backward {
+            device,
             random: Random::new(5, 0),
             shapes: shapes.clone(),
-            inputs: named(&plan.reads_inputs, &inputs),
-            outputs: named(&plan.reads_outputs, &output_bindings),
-            saved: saved.iter_mut().map(|v| bind_words(v)).collect(),
-            d_outputs: (0..plan.outputs.len())
-                .map(|o| upstream_of(o, plan.outputs[o]))
-                .collect(),
-            d_inputs: d_inputs
-                .iter_mut()
-                .zip(&shapes)
-                .map(|(d, s)| d.as_mut().map(|d| bind_mut(d, *s)))
-                .collect(),
-            scratch: Some(bind_words(&mut scratch)),
+            inputs: named(&plan.reads_inputs, bind(&mut forward.inputs, &shapes)?),
+            outputs: named(
+                &plan.reads_outputs,
+                bind(&mut forward.outputs, &plan.outputs)?,
+            ),
+            saved: bind_words(&mut forward.saved)?,
+            d_outputs: bind_some(&mut d_outputs, &plan.outputs)?,
+            d_inputs: bind_some(&mut d_inputs, &shapes)?,
+            scratch: bind_words(&mut scratch)?.pop(),
             arena: PhantomData,
-        };
-        self.op.backward(&mut backward).expect("backward runs");
-        let gradients = d_inputs
-            .into_iter()
-            .enumerate()
-            .map(|(i, d)| {
-                let base = base(i, shapes[i]);
-                d.map(|d| d.iter().zip(&base).map(|(d, b)| d - b).collect())
-            })
-            .collect();
-        Outcome { outputs, gradients }
+        })?;
+        let mut gradients = Vec::new();
+        for (i, d) in d_inputs.iter().enumerate() {
+            let Some(d) = d else {
+                gradients.push(None);
+                continue;
+            };
+            d.fetch()?;
+            let pairs = d.host().iter().zip(base(i));
+            gradients.push(Some(pairs.map(|(d, b)| d - b).collect()));
+        }
+        let outputs = values(&forward.outputs)?;
+        Ok(Outcome { outputs, gradients })
     }
 }
 
-fn bind(values: &[f32], shape: Shape) -> Binding {
-    Binding {
-        address: values.as_ptr() as usize,
-        shape,
+/// What forward reads and writes, every value in memory of its own: a step past its end is then one out of bounds.
+struct Buffers {
+    inputs: Vec<Memory>,
+    outputs: Vec<Memory>,
+    saved: Vec<Memory>,
+    scratch: [Memory; 1],
+}
+
+impl Buffers {
+    fn forward(device: Device, plan: &Plan, inputs: &[Input]) -> Result<Buffers> {
+        let inputs = inputs.iter().map(|i| filled(device, &i.values));
+        let outputs = plan.outputs.iter().map(|s| poison(device, s.len()));
+        let saved = plan.saved.iter().map(|w| poison(device, *w));
+        Ok(Buffers {
+            inputs: inputs.collect::<Result<_>>()?,
+            outputs: outputs.collect::<Result<_>>()?,
+            saved: saved.collect::<Result<_>>()?,
+            scratch: [poison(device, plan.scratch(device)[0])?],
+        })
     }
 }
 
-fn bind_mut(values: &mut [f32], shape: Shape) -> Binding {
-    Binding {
-        address: values.as_mut_ptr() as usize,
-        shape,
-    }
+fn filled(device: Device, values: &[f32]) -> Result<Memory> {
+    let mut memory = Memory::new(device, values.len())?;
+    memory.host_mut().copy_from_slice(values);
+    Ok(memory)
 }
 
-fn bind_words(values: &mut [f32]) -> Binding {
-    let shape = Shape::new(1, values.len());
-    bind_mut(values, shape)
+fn poison(device: Device, words: usize) -> Result<Memory> {
+    filled(device, &vec![f32::NAN; words])
+}
+
+/// What the memories hold, read back.
+fn values(memories: &[Memory]) -> Result<Vec<Vec<f32>>> {
+    let one = |m: &Memory| {
+        m.fetch()?;
+        Ok(m.host().to_vec())
+    };
+    memories.iter().map(one).collect()
+}
+
+fn bind_one(memory: &mut Memory, shape: Shape) -> Result<Binding> {
+    let address = memory.address_mut()?;
+    Ok(Binding { address, shape })
+}
+
+fn bind(values: &mut [Memory], shapes: &[Shape]) -> Result<Vec<Binding>> {
+    let pairs = values.iter_mut().zip(shapes);
+    pairs.map(|(m, s)| bind_one(m, *s)).collect()
+}
+
+fn bind_words(values: &mut [Memory]) -> Result<Vec<Binding>> {
+    let one = |m: &mut Memory| bind_one(m, Shape::new(1, m.len()));
+    values.iter_mut().map(one).collect()
+}
+
+fn bind_some(values: &mut [Option<Memory>], shapes: &[Shape]) -> Result<Vec<Option<Binding>>> {
+    let pairs = values.iter_mut().zip(shapes);
+    pairs
+        .map(|(m, s)| m.as_mut().map(|m| bind_one(m, *s)).transpose())
+        .collect()
 }
 
 /// ‖got − want‖ / ‖want‖, infinite when something is not finite or the lengths differ; absolute below a norm of 1e-3.

@@ -1,194 +1,16 @@
 //! Running a recorded graph: forward in order, then backward in reverse order, all values in one arena.
 
+use super::io::{Backward, Binding, Forward};
 use super::timeline::Timeline;
 use super::{Gradients, Graph, ParamId, Params, Shape, Source, Value, Var};
-use crate::device::random::Random;
-use crate::device::{Device, Memory, parallel};
+use crate::device::cuda::{Grid, args, kernels};
+use crate::device::{Device, Memory, Pointer, parallel};
 use crate::{Error, Result};
 use std::collections::BTreeMap;
 use std::marker::PhantomData;
 use std::time::{Duration, Instant};
 
-/// A value at its address on the device.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Binding {
-    pub address: usize,
-    pub shape: Shape,
-}
-
-impl Binding {
-    /// SAFETY: the address is that of `shape.len()` initialised words which nobody writes during 'a.
-    unsafe fn read<'a>(self) -> &'a [f32] {
-        if self.shape.is_empty() {
-            return &[];
-        }
-        // SAFETY: promised by the caller.
-        unsafe { std::slice::from_raw_parts(self.address as *const f32, self.shape.len()) }
-    }
-
-    /// SAFETY: the address is that of `shape.len()` initialised words which nobody else touches during 'a.
-    unsafe fn write<'a>(self) -> &'a mut [f32] {
-        if self.shape.is_empty() {
-            return &mut [];
-        }
-        // SAFETY: promised by the caller.
-        unsafe { std::slice::from_raw_parts_mut(self.address as *mut f32, self.shape.len()) }
-    }
-}
-
-fn take(slot: &mut Option<Binding>, what: &str) -> Binding {
-    slot.take()
-        .unwrap_or_else(|| panic!("{what} is not there, or was taken before"))
-}
-
-/// What an op sees while it computes its outputs. Every mutable slice can be taken once.
-#[derive(Debug)]
-pub struct Forward<'a> {
-    pub(super) device: Device,
-    pub(super) random: Random,
-    pub(super) inputs: Vec<Binding>,
-    pub(super) outputs: Vec<Option<Binding>>,
-    pub(super) saved: Vec<Option<Binding>>,
-    pub(super) scratch: Option<Binding>,
-    pub(super) arena: PhantomData<&'a mut [f32]>,
-}
-
-impl<'a> Forward<'a> {
-    /// Where to run.
-    pub fn device(&self) -> Device {
-        self.device
-    }
-
-    /// The random stream of this node at this step; backward sees the same one.
-    pub fn random(&self) -> Random {
-        self.random
-    }
-
-    /// Shape of input `i`.
-    pub fn shape(&self, i: usize) -> Shape {
-        self.inputs[i].shape
-    }
-
-    /// Number of inputs; ops may take optional ones at the end.
-    pub fn inputs(&self) -> usize {
-        self.inputs.len()
-    }
-
-    /// Values of input `i`.
-    pub fn input(&self, i: usize) -> &'a [f32] {
-        // SAFETY: the timeline keeps inputs apart from everything this node writes; parameters and given inputs lie
-        // outside the arena and are borrowed shared by the graph.
-        unsafe { self.inputs[i].read() }
-    }
-
-    /// Output `i`, to be filled. Can be taken once.
-    pub fn output(&mut self, i: usize) -> &'a mut [f32] {
-        let slot = take(&mut self.outputs[i], "output");
-        // SAFETY: the timeline gives every output its own place, and taking the slot makes the borrow unique.
-        unsafe { slot.write() }
-    }
-
-    /// True when backward follows, so that what is saved has to be written.
-    pub fn saves(&self) -> bool {
-        !self.saved.is_empty()
-    }
-
-    /// What is saved for backward, slot `i`. Can be taken once, and only when [`Forward::saves`].
-    pub fn saved(&mut self, i: usize) -> &'a mut [f32] {
-        let slot = take(&mut self.saved[i], "saved value");
-        // SAFETY: as for outputs.
-        unsafe { slot.write() }
-    }
-
-    /// Scratch of the size that the plan asked for. Can be taken once.
-    pub fn scratch(&mut self) -> &'a mut [f32] {
-        let slot = take(&mut self.scratch, "scratch");
-        // SAFETY: as for outputs.
-        unsafe { slot.write() }
-    }
-}
-
-/// What an op sees while it adds up the gradients of its inputs.
-#[derive(Debug)]
-pub struct Backward<'a> {
-    pub(super) device: Device,
-    pub(super) random: Random,
-    pub(super) shapes: Vec<Shape>,
-    pub(super) inputs: Vec<Option<Binding>>,
-    pub(super) outputs: Vec<Option<Binding>>,
-    pub(super) saved: Vec<Binding>,
-    pub(super) d_outputs: Vec<Option<Binding>>,
-    pub(super) d_inputs: Vec<Option<Binding>>,
-    pub(super) scratch: Option<Binding>,
-    pub(super) arena: PhantomData<&'a mut [f32]>,
-}
-
-impl<'a> Backward<'a> {
-    /// Where to run.
-    pub fn device(&self) -> Device {
-        self.device
-    }
-
-    /// The random stream that forward saw.
-    pub fn random(&self) -> Random {
-        self.random
-    }
-
-    /// Shape of input `i`.
-    pub fn shape(&self, i: usize) -> Shape {
-        self.shapes[i]
-    }
-
-    /// Number of inputs.
-    pub fn inputs(&self) -> usize {
-        self.shapes.len()
-    }
-
-    /// Values of input `i`, which the plan must name in `reads_inputs`.
-    pub fn input(&self, i: usize) -> &'a [f32] {
-        let slot = self.inputs[i].expect("the plan names every input that backward reads");
-        // SAFETY: alive until this step by the timeline, and apart from everything this step writes.
-        unsafe { slot.read() }
-    }
-
-    /// Values of output `i`, which the plan must name in `reads_outputs`.
-    pub fn output(&self, i: usize) -> &'a [f32] {
-        let slot = self.outputs[i].expect("the plan names every output that backward reads");
-        // SAFETY: as for inputs.
-        unsafe { slot.read() }
-    }
-
-    /// What forward saved in slot `i`.
-    pub fn saved(&self, i: usize) -> &'a [f32] {
-        // SAFETY: as for inputs.
-        unsafe { self.saved[i].read() }
-    }
-
-    /// Gradient of output `i`; `None` when nothing depends on that output.
-    pub fn d_output(&self, i: usize) -> Option<&'a [f32]> {
-        // SAFETY: as for inputs.
-        self.d_outputs[i].map(|slot| unsafe { slot.read() })
-    }
-
-    /// True when input `i` wants its gradient.
-    pub fn wants(&self, i: usize) -> bool {
-        self.d_inputs[i].is_some()
-    }
-
-    /// Gradient of input `i`, to be added to; `None` when it is not wanted or was taken before.
-    pub fn d_input(&mut self, i: usize) -> Option<&'a mut [f32]> {
-        // SAFETY: the timeline gives every gradient its own place (recording refuses the same value twice), and taking
-        // the slot makes the borrow unique.
-        self.d_inputs[i].take().map(|slot| unsafe { slot.write() })
-    }
-
-    /// Scratch of the size that the plan asked for. Can be taken once.
-    pub fn scratch(&mut self) -> &'a mut [f32] {
-        let slot = take(&mut self.scratch, "scratch");
-        // SAFETY: as for outputs of forward.
-        unsafe { slot.write() }
-    }
-}
+kernels!("executor");
 
 /// Direction of a step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -216,48 +38,91 @@ pub struct Executor {
     timings: BTreeMap<(&'static str, Phase), Timing>,
 }
 
-/// What a run left in the arena. Reading borrows the executor.
+/// What a run left behind. Reading borrows the executor.
 #[derive(Debug)]
 pub struct Run<'e> {
-    values: Vec<Option<Binding>>,
-    gradients: Vec<Option<Binding>>,
+    device: Device,
+    values: Vec<Option<Kept>>,
+    gradients: Vec<Option<Kept>>,
     updates: Vec<(ParamId, Binding, f32)>,
     counts: Vec<ParamId>,
     executor: PhantomData<&'e mut Executor>,
 }
 
+/// A value that is kept after the run.
+#[derive(Debug)]
+enum Kept {
+    /// In the arena, on the host.
+    Here(Binding),
+    /// Read back from a GPU.
+    Copied(Vec<f32>),
+}
+
+impl Kept {
+    fn new(device: Device, binding: Binding) -> Result<Kept> {
+        match device {
+            Device::Cpu => Ok(Kept::Here(binding)),
+            Device::Cuda(gpu) => {
+                let mut words = vec![0.0f32; binding.shape.len()];
+                let bytes = bytemuck::cast_slice_mut(&mut words);
+                gpu.open()?.download(binding.pointer(), bytes)?;
+                Ok(Kept::Copied(words))
+            }
+        }
+    }
+
+    fn read(&self) -> &[f32] {
+        match self {
+            // SAFETY: kept values live until the arena is used again, which the run's borrow of the executor excludes.
+            Kept::Here(binding) => unsafe { binding.read() },
+            Kept::Copied(words) => words,
+        }
+    }
+}
+
 impl Run<'_> {
     /// A value that the graph was asked to keep.
     pub fn read(&self, var: Var) -> &[f32] {
-        let slot = self.values[var.0].expect("only kept values can be read after a run");
-        // SAFETY: kept values live until the arena is used again, which this borrow of the executor excludes.
-        unsafe { slot.read() }
+        let kept = self.values[var.0].as_ref();
+        kept.expect("only kept values can be read after a run")
+            .read()
     }
 
     /// A gradient that the graph was asked to keep; `None` when no seed depends on the value.
     pub fn gradient(&self, var: Var) -> Option<&[f32]> {
-        // SAFETY: as for values.
-        self.gradients[var.0].map(|slot| unsafe { slot.read() })
+        self.gradients[var.0].as_ref().map(Kept::read)
     }
 
     /// Moves the running statistics and counters as the graph asked. Call it once, after the graph is dropped.
-    pub fn commit(&self, params: &mut Params) {
+    ///
+    /// # Errors
+    /// Faults of a GPU.
+    pub fn commit(&self, params: &mut Params) -> Result<()> {
         for &(id, batch, momentum) in &self.updates {
-            // SAFETY: as for values.
-            let batch = unsafe { batch.read() };
-            let moved: Vec<f32> = params
-                .get(id)
-                .iter()
-                .zip(batch)
-                .map(|(r, b)| (1.0 - momentum) * r + momentum * b)
-                .collect();
-            params
-                .set(id, &moved)
-                .expect("the statistic has the length of its parameter");
+            match self.device {
+                Device::Cpu => {
+                    // SAFETY: as for values.
+                    let batch = unsafe { batch.read() };
+                    let moved = params.get(id).iter().zip(batch);
+                    let moved: Vec<f32> = moved
+                        .map(|(r, b)| (1.0 - momentum) * r + momentum * b)
+                        .collect();
+                    params.set(id, &moved)?;
+                }
+                Device::Cuda(gpu) => {
+                    let words = batch.shape.len();
+                    let running = Pointer(params.address_mut()? as u64);
+                    let running = running.offset(params.layout().range(id).start);
+                    let moved = args![batch.pointer(), words, momentum, running];
+                    let grid = Grid::strided(words);
+                    gpu.launch(&KERNELS, "running_update", grid, moved)?;
+                }
+            }
         }
         for &id in &self.counts {
             params.set_counter(id, params.counter(id) + 1);
         }
+        Ok(())
     }
 }
 
@@ -288,16 +153,20 @@ impl Executor {
         graph: &Graph<'_>,
         mut gradients: Option<&mut Gradients>,
     ) -> Result<Run<'_>> {
-        let timeline = Timeline::new(graph);
+        self.check_devices(graph, &gradients)?;
+        let timeline = Timeline::new(graph, self.device);
         if self.arena.as_ref().is_none_or(|a| a.len() < timeline.words) {
             self.arena = None;
             self.arena = Some(Memory::new(self.device, timeline.words)?);
         }
-        let base = self.arena.as_ref().map_or(0, Memory::address);
+        let base = match &mut self.arena {
+            Some(arena) => arena.address_mut()?,
+            None => 0,
+        };
         let bound = Bound {
             graph,
             base,
-            values: bind_values(graph, &timeline, base),
+            values: bind_values(graph, &timeline, base, self.device)?,
             gradients: bind_gradients(graph, &timeline, base, &mut gradients)?,
             timeline,
             device: self.device,
@@ -306,13 +175,28 @@ impl Executor {
             self.timed(graph, i, Phase::Forward, || bound.forward(i))?;
         }
         if !graph.seeds.is_empty() {
-            bound.zero_first_touched(graph.nodes.len());
-            bound.plant_seeds();
+            bound.zero_first_touched(graph.nodes.len())?;
+            bound.plant_seeds()?;
             for i in (0..graph.nodes.len()).rev() {
                 self.timed(graph, i, Phase::Backward, || bound.backward(i))?;
             }
         }
-        Ok(bound.into_run())
+        bound.into_run()
+    }
+
+    /// Values are never copied between devices behind the caller's back.
+    fn check_devices(&self, graph: &Graph<'_>, gradients: &Option<&mut Gradients>) -> Result<()> {
+        let others = gradients.iter().map(|g| g.device());
+        for device in others.chain([graph.params.device()]) {
+            if device != self.device {
+                let fault = format!(
+                    "parameters or gradients on {device}, executor on {}",
+                    self.device
+                );
+                return Err(Error::argument("device", fault));
+            }
+        }
+        Ok(())
     }
 
     fn timed(
@@ -333,14 +217,20 @@ impl Executor {
     }
 }
 
-fn bind_values(graph: &Graph<'_>, timeline: &Timeline, base: usize) -> Vec<Binding> {
-    let bind = |(v, value): (usize, &Value)| Binding {
-        address: match &value.source {
-            Source::Input(values) => values.as_ptr() as usize,
-            Source::Param(id) => graph.params.address(*id),
+fn bind_values(
+    graph: &Graph<'_>,
+    timeline: &Timeline,
+    base: usize,
+    device: Device,
+) -> Result<Vec<Binding>> {
+    let bind = |(v, value): (usize, &Value)| {
+        let address = match &value.source {
+            Source::Input(values) => values.address(device)?,
+            Source::Param(id) => graph.params.address(*id)?,
             Source::Output { .. } => base + 4 * timeline.values[v],
-        },
-        shape: value.shape,
+        };
+        let shape = value.shape;
+        Ok(Binding { address, shape })
     };
     graph.values.iter().enumerate().map(bind).collect()
 }
@@ -359,7 +249,7 @@ fn bind_gradients(
             (Source::Param(id), _) => gradients
                 .as_mut()
                 .ok_or_else(|| Error::argument("gradients", "a graph with seeds needs them"))?
-                .address(*id),
+                .address_mut(*id)?,
             (_, Some(offset)) => base + 4 * offset,
             (_, None) => return Ok(None),
         };
@@ -403,7 +293,7 @@ impl Bound<'_> {
                 .map(|v| Some(self.values[v.0]))
                 .collect(),
             saved: saved.map(|(&o, &w)| Some(self.words(o, w))).collect(),
-            scratch: Some(self.words(slots.forward_scratch, node.plan.forward_scratch)),
+            scratch: Some(self.words(slots.forward_scratch, node.plan.scratch(self.device)[0])),
             arena: PhantomData,
         };
         node.op.forward(&mut io)?;
@@ -415,7 +305,7 @@ impl Bound<'_> {
         if !slots.runs_backward {
             return Ok(false);
         }
-        self.zero_first_touched(2 * self.graph.nodes.len() - i);
+        self.zero_first_touched(2 * self.graph.nodes.len() - i)?;
         let reads = |slots: &[usize], vars: &[Var]| -> Vec<Option<Binding>> {
             let read = |(slot, v): (usize, &Var)| slots.contains(&slot).then(|| self.values[v.0]);
             vars.iter().enumerate().map(read).collect()
@@ -430,7 +320,7 @@ impl Bound<'_> {
             saved: saved.map(|(&o, &w)| self.words(o, w)).collect(),
             d_outputs: node.outputs.iter().map(|v| self.gradients[v.0]).collect(),
             d_inputs: node.inputs.iter().map(|v| self.gradients[v.0]).collect(),
-            scratch: Some(self.words(slots.backward_scratch, node.plan.backward_scratch)),
+            scratch: Some(self.words(slots.backward_scratch, node.plan.scratch(self.device)[1])),
             arena: PhantomData,
         };
         node.op.backward(&mut io)?;
@@ -438,55 +328,81 @@ impl Bound<'_> {
     }
 
     /// Zero-fills the gradients in the arena that step `time` touches first. Parameter gradients accumulate over runs.
-    fn zero_first_touched(&self, time: usize) {
+    fn zero_first_touched(&self, time: usize) -> Result<()> {
         for (v, gradient) in self.gradients.iter().enumerate() {
             let in_arena = self.timeline.gradients[v].is_some();
             if let Some(slot) = gradient
                 && in_arena
                 && self.timeline.gradient_first[v] == time
             {
-                // SAFETY: the timeline reserves the place from this step on.
-                let words = unsafe { slot.write() };
-                parallel::for_each_rows(words, 1, 1 << 16, |_, part| part.fill(0.0));
+                match self.device {
+                    Device::Cpu => {
+                        // SAFETY: the timeline reserves the place from this step on.
+                        let words = unsafe { slot.write() };
+                        parallel::for_each_rows(words, 1, 1 << 16, |_, part| part.fill(0.0));
+                    }
+                    Device::Cuda(gpu) => gpu.open()?.zero(slot.pointer(), slot.shape.len())?,
+                }
             }
         }
+        Ok(())
     }
 
-    fn plant_seeds(&self) {
+    fn plant_seeds(&self) -> Result<()> {
         for (var, upstream) in &self.graph.seeds {
-            if let Some(slot) = self.gradients[var.0] {
-                // SAFETY: the timeline reserves the place from the seeding step on.
-                let gradient = unsafe { slot.write() };
-                gradient
-                    .iter_mut()
-                    .zip(upstream.iter())
-                    .for_each(|(g, u)| *g += u);
+            let Some(slot) = self.gradients[var.0] else {
+                continue;
+            };
+            match self.device {
+                Device::Cpu => {
+                    // SAFETY: the timeline reserves the place from the seeding step on.
+                    let gradient = unsafe { slot.write() };
+                    let pairs = gradient.iter_mut().zip(upstream.iter());
+                    pairs.for_each(|(g, u)| *g += u);
+                }
+                Device::Cuda(gpu) => {
+                    let words = upstream.len();
+                    let added = args![upstream.on(gpu)?, words, slot.pointer()];
+                    let grid = Grid::strided(words);
+                    gpu.launch(&KERNELS, "accumulate", grid, added)?;
+                }
             }
         }
+        Ok(())
     }
 
-    fn into_run<'e>(self) -> Run<'e> {
+    /// Waits for a GPU and takes what the caller wants to read.
+    fn into_run<'e>(self) -> Result<Run<'e>> {
+        if let Device::Cuda(gpu) = self.device {
+            gpu.open()?.synchronize()?;
+        }
         let graph = self.graph;
         let kept = |(value, binding): (&Value, &Binding)| {
             let computed = matches!(value.source, Source::Output { .. });
-            (value.kept && computed).then_some(*binding)
+            let kept = (value.read && computed).then(|| Kept::new(self.device, *binding));
+            kept.transpose()
         };
         let kept_gradient = |(value, binding): (&Value, &Option<Binding>)| {
-            binding.filter(|_| value.keeps_gradient && !matches!(value.source, Source::Param(_)))
+            let asked = value.keeps_gradient && !matches!(value.source, Source::Param(_));
+            let kept = binding.filter(|_| asked);
+            kept.map(|binding| Kept::new(self.device, binding))
+                .transpose()
         };
         let update = |u: &super::Update| (u.param, self.values[u.value.0], u.momentum);
-        Run {
-            values: graph.values.iter().zip(&self.values).map(kept).collect(),
-            gradients: graph
+        let gradients = graph.values.iter().zip(&self.gradients);
+        Ok(Run {
+            device: self.device,
+            values: graph
                 .values
                 .iter()
-                .zip(&self.gradients)
-                .map(kept_gradient)
-                .collect(),
+                .zip(&self.values)
+                .map(kept)
+                .collect::<Result<_>>()?,
+            gradients: gradients.map(kept_gradient).collect::<Result<_>>()?,
             updates: graph.updates.iter().map(update).collect(),
             counts: graph.counts.clone(),
             executor: PhantomData,
-        }
+        })
     }
 }
 
@@ -494,39 +410,77 @@ impl Bound<'_> {
 mod tests {
     use super::*;
     use crate::device::Array;
-    use crate::graph::{Layout, Mode};
+    use crate::device::random::Random;
+    use crate::graph::check::devices;
+    use crate::graph::{Layout, Mode, Scope};
     use crate::ops::{AddRelu, Relu};
 
-    fn params() -> Params {
-        Params::initial(Layout::default().into(), Device::Cpu, 0).unwrap()
+    fn params(device: Device) -> Params {
+        Params::initial(Layout::default().into(), device, 0).unwrap()
     }
 
     #[test]
     fn gradients_of_shared_values_add_up() {
-        let params = params();
-        let mut graph = Graph::new(&params, Mode::Frozen, Random::new(0, 0));
-        let shape = Shape::new(1, 3);
-        let x = graph
-            .input(Array::from(vec![1.0, -2.0, 3.0]), shape)
-            .unwrap();
-        graph.keep_gradient(x);
-        let a = graph.push(Relu, &[x]).unwrap();
-        let b = graph.push(Relu, &[x]).unwrap();
-        let y = graph.push(AddRelu, &[a, b]).unwrap();
-        graph.keep(y);
-        graph.seed(y, Array::from(vec![1.0, 1.0, 10.0])).unwrap();
-        let mut gradients = Gradients::new(params.layout().clone(), Device::Cpu).unwrap();
-        let mut executor = Executor::new(Device::Cpu);
-        for _ in 0..2 {
-            let run = executor.run(&graph, Some(&mut gradients)).unwrap();
-            assert_eq!(run.read(y), [2.0, 0.0, 6.0]);
-            assert_eq!(run.gradient(x).unwrap(), [2.0, 0.0, 20.0]);
+        for device in devices() {
+            let params = params(device);
+            let mut graph = Graph::new(&params, Mode::Frozen, Random::new(0, 0));
+            let shape = Shape::new(1, 3);
+            let x = graph
+                .input(Array::from(vec![1.0, -2.0, 3.0]), shape)
+                .unwrap();
+            graph.keep_gradient(x);
+            let a = graph.push(Relu, &[x]).unwrap();
+            let b = graph.push(Relu, &[x]).unwrap();
+            let y = graph.push(AddRelu, &[a, b]).unwrap();
+            graph.keep(y);
+            graph.seed(y, Array::from(vec![1.0, 1.0, 10.0])).unwrap();
+            let mut gradients = Gradients::new(params.layout().clone(), device).unwrap();
+            let mut executor = Executor::new(device);
+            for _ in 0..2 {
+                let run = executor.run(&graph, Some(&mut gradients)).unwrap();
+                assert_eq!(run.read(y), [2.0, 0.0, 6.0]);
+                assert_eq!(run.gradient(x).unwrap(), [2.0, 0.0, 20.0]);
+            }
+        }
+    }
+
+    #[test]
+    fn running_statistics_move_towards_the_batch() {
+        for device in devices() {
+            let mut layout = Layout::default();
+            let id = Scope::root(&mut layout).running("mean", &[2], 4.0);
+            let count = Scope::root(&mut layout).counter("seen");
+            let mut params = Params::initial(layout.into(), device, 0).unwrap();
+            let mut executor = Executor::new(device);
+            for _ in 0..2 {
+                let mut graph = Graph::new(&params, Mode::Training, Random::new(0, 0));
+                let batch = Array::from(vec![8.0, 16.0]);
+                let batch = graph.input(batch, Shape::new(1, 2)).unwrap();
+                let mean = graph.push(Relu, &[batch]).unwrap();
+                graph.update_running(id, mean, 0.5);
+                graph.count(count);
+                let run = executor.run(&graph, None).unwrap();
+                drop(graph);
+                run.commit(&mut params).unwrap();
+            }
+            assert_eq!(params.get(id), [7.0, 13.0]);
+            assert_eq!(params.counter(count), 2);
+        }
+    }
+
+    #[test]
+    fn parameters_on_another_device_are_refused() {
+        for device in devices().into_iter().skip(1) {
+            let params = params(device);
+            let graph = Graph::new(&params, Mode::Inference, Random::new(0, 0));
+            let error = Executor::new(Device::Cpu).run(&graph, None).unwrap_err();
+            assert!(error.to_string().contains(&device.to_string()), "{error}");
         }
     }
 
     #[test]
     fn nodes_that_nothing_needs_do_not_run() {
-        let params = params();
+        let params = params(Device::Cpu);
         let mut graph = Graph::new(&params, Mode::Inference, Random::new(0, 0));
         let x = graph
             .input(Array::from(vec![1.0]), Shape::new(1, 1))
@@ -541,7 +495,7 @@ mod tests {
 
     #[test]
     fn the_same_input_twice_is_refused_when_it_wants_a_gradient() {
-        let params = params();
+        let params = params(Device::Cpu);
         let mut graph = Graph::new(&params, Mode::Frozen, Random::new(0, 0));
         let x = graph
             .input(Array::from(vec![1.0]), Shape::new(1, 1))

@@ -23,6 +23,7 @@
 
 pub mod check;
 mod exec;
+mod io;
 mod op;
 mod params;
 pub mod plan;
@@ -31,7 +32,8 @@ mod timeline;
 use crate::device::Array;
 use crate::device::random::Random;
 use crate::{Error, Result};
-pub use exec::{Backward, Executor, Forward, Phase, Run, Timing};
+pub use exec::{Executor, Phase, Run, Timing};
+pub use io::{Backward, Forward};
 pub use op::{Op, Plan, Shape};
 pub use params::{Gradients, Init, Layout, ParamId, ParamKind, ParamSpec, Params, Scope};
 use std::collections::HashMap;
@@ -64,6 +66,8 @@ struct Value {
     source: Source,
     wants_gradient: bool,
     kept: bool,
+    /// Kept, and to be read by the host; running statistics are kept and stay on the device.
+    read: bool,
     keeps_gradient: bool,
 }
 
@@ -131,6 +135,7 @@ impl<'p> Graph<'p> {
             source,
             wants_gradient: wants_gradient && self.mode != Mode::Inference,
             kept: false,
+            read: false,
             keeps_gradient: false,
         });
         Var(self.values.len() - 1)
@@ -180,6 +185,7 @@ impl<'p> Graph<'p> {
     /// Keeps a value until the end of the run, to be read from the [`Run`].
     pub fn keep(&mut self, var: Var) {
         self.values[var.0].kept = true;
+        self.values[var.0].read = true;
     }
 
     /// Records an op with a single output.
@@ -240,7 +246,7 @@ impl<'p> Graph<'p> {
 
     /// After the run, moves the running statistic `param` towards `value`: r ← (1 − momentum)·r + momentum·value.
     pub fn update_running(&mut self, param: ParamId, value: Var, momentum: f32) {
-        self.keep(value);
+        self.values[value.0].kept = true;
         self.updates.push(Update {
             param,
             value,

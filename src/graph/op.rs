@@ -1,6 +1,7 @@
 //! What an op is: a shape rule, a forward and a backward.
 
 use crate::Result;
+use crate::device::Device;
 use std::fmt;
 
 /// Shape of a value: a row-major matrix of `f32`. A vector \[C\] is one row of C; pair tensors are [N·K, G].
@@ -42,10 +43,14 @@ pub struct Plan {
     pub outputs: Vec<Shape>,
     /// Sizes, in 32-bit words, of what forward saves for backward. Not allocated when no backward follows.
     pub saved: Vec<usize>,
-    /// Scratch words of forward.
+    /// Scratch words of forward on the CPU.
     pub forward_scratch: usize,
-    /// Scratch words of backward.
+    /// Scratch words of backward on the CPU.
     pub backward_scratch: usize,
+    /// Scratch words of forward on a GPU.
+    pub forward_scratch_cuda: usize,
+    /// Scratch words of backward on a GPU.
+    pub backward_scratch_cuda: usize,
     /// Inputs that backward reads. Everything not named is freed early.
     pub reads_inputs: Vec<usize>,
     /// Outputs that backward reads.
@@ -53,6 +58,14 @@ pub struct Plan {
 }
 
 impl Plan {
+    /// Scratch words of forward and backward on `device`.
+    pub(super) fn scratch(&self, device: Device) -> [usize; 2] {
+        match device {
+            Device::Cpu => [self.forward_scratch, self.backward_scratch],
+            Device::Cuda(_) => [self.forward_scratch_cuda, self.backward_scratch_cuda],
+        }
+    }
+
     /// A plan with one output and nothing else.
     pub fn of(output: Shape) -> Self {
         Plan {

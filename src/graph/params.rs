@@ -345,8 +345,21 @@ impl Params {
         made
     }
 
-    pub(super) fn address(&self, id: ParamId) -> usize {
-        self.values.address() + 4 * self.layout.specs[id.0].offset
+    /// Address of one tensor on the device, for reading.
+    pub(super) fn address(&self, id: ParamId) -> Result<usize> {
+        Ok(self.values.address()? + 4 * self.layout.specs[id.0].offset)
+    }
+
+    /// The device that holds the values.
+    pub fn device(&self) -> Device {
+        self.values.device()
+    }
+
+    /// Address of the values on the device, for writing; forgets what was derived from them.
+    pub(crate) fn address_mut(&mut self) -> Result<usize> {
+        let derived = self.derived.get_mut();
+        derived.unwrap_or_else(|e| e.into_inner()).clear();
+        self.values.address_mut()
     }
 }
 
@@ -367,6 +380,11 @@ impl Gradients {
     /// Names and shapes.
     pub fn layout(&self) -> &Arc<Layout> {
         &self.layout
+    }
+
+    /// The device that holds the gradients.
+    pub fn device(&self) -> Device {
+        self.values.device()
     }
 
     /// Sets every gradient to zero: once per optimizer step, so that several batches can accumulate.
@@ -390,8 +408,9 @@ impl Gradients {
         self.values.host_mut()
     }
 
-    pub(super) fn address(&mut self, id: ParamId) -> usize {
-        self.values.address() + 4 * self.layout.specs[id.0].offset
+    /// Address of one tensor on the device, for adding to.
+    pub(super) fn address_mut(&mut self, id: ParamId) -> Result<usize> {
+        Ok(self.values.address_mut()? + 4 * self.layout.specs[id.0].offset)
     }
 }
 

@@ -4,6 +4,7 @@
 
 use super::plan::{Lifetime, Placement, place};
 use super::{Graph, Source};
+use crate::device::Device;
 
 /// Where a node's buffers lie in the arena, in words.
 #[derive(Debug, Clone, Default)]
@@ -42,7 +43,7 @@ impl Buffers {
 
 impl Timeline {
     /// Finds the nodes that have to run and places everything they touch.
-    pub fn new(graph: &Graph<'_>) -> Self {
+    pub fn new(graph: &Graph<'_>, device: Device) -> Self {
         let mut timeline = Timeline {
             nodes: vec![NodeBuffers::default(); graph.nodes.len()],
             values: vec![0; graph.values.len()],
@@ -55,7 +56,7 @@ impl Timeline {
         let mut buffers = Buffers::default();
         timeline.values_live(graph, &mut buffers);
         timeline.gradients_live(graph, &mut buffers);
-        timeline.scratch_lives(graph, &mut buffers);
+        timeline.scratch_lives(graph, device, &mut buffers);
         let Placement { offsets, words } = place(&buffers.0);
         timeline.resolve(graph, &offsets);
         timeline.words = words;
@@ -144,16 +145,17 @@ impl Timeline {
         }
     }
 
-    fn scratch_lives(&mut self, graph: &Graph<'_>, buffers: &mut Buffers) {
+    fn scratch_lives(&mut self, graph: &Graph<'_>, device: Device, buffers: &mut Buffers) {
         let n = graph.nodes.len();
         for (i, node) in graph.nodes.iter().enumerate() {
             let slots = &mut self.nodes[i];
+            let [forward, backward] = node.plan.scratch(device);
             if slots.runs_forward {
-                slots.forward_scratch = buffers.add(node.plan.forward_scratch, i, i);
+                slots.forward_scratch = buffers.add(forward, i, i);
             }
             if slots.runs_backward {
                 let back = 2 * n - i;
-                slots.backward_scratch = buffers.add(node.plan.backward_scratch, back, back);
+                slots.backward_scratch = buffers.add(backward, back, back);
                 for &words in &node.plan.saved {
                     slots.saved.push(buffers.add(words, i, back));
                 }

@@ -13,14 +13,19 @@
 //! statistics flows through mean and variance. Saves: μ and 1/√(σ² + ε). Reads x, γ, β. Memory: O(C). Time: O(N·C).
 //! Errors: batch statistics of a single row.
 
-use super::statistics::{Statistics, check_inputs, coefficients, moments};
+use super::statistics::{
+    Coefficients, ColumnChunks, Statistics, check_inputs, coefficients, coefficients_on, moments,
+};
 use crate::Result;
+use crate::device::cuda::{Grid, args, kernels};
 use crate::device::simd::{Kernel, Simd, dispatch};
-use crate::device::{Device, parallel};
+use crate::device::{Device, Gpu, parallel};
 use crate::graph::{Backward, Forward, Op, Plan, Shape};
 
 /// Rows of one parallel chunk.
 const ROWS: usize = 512;
+
+kernels!("batch_norm");
 
 /// Batch norm; inputs x, γ, β, running mean, running variance.
 #[derive(Debug, Clone, Copy)]
@@ -158,11 +163,14 @@ impl Op for BatchNorm {
         if self.statistics == Statistics::Batch {
             outputs.extend([vector, vector]);
         }
+        let partials = ColumnChunks::new(x.rows).words(x.cols);
         Ok(Plan {
             outputs,
             saved: vec![4 * x.cols],
             forward_scratch: 4 * x.cols,
             backward_scratch: (2 * parallel::PARTIALS + 4) * x.cols,
+            forward_scratch_cuda: 4 * x.cols + partials,
+            backward_scratch_cuda: 2 * x.cols + partials,
             reads_inputs: vec![0, 1],
             ..Plan::default()
         })
@@ -170,6 +178,7 @@ impl Op for BatchNorm {
 
     fn forward(&self, io: &mut Forward<'_>) -> Result<()> {
         match io.device() {
+            Device::Cuda(gpu) => self.cuda_forward(gpu, io)?,
             Device::Cpu => self.cpu_forward(io),
         }
         Ok(())
@@ -177,6 +186,7 @@ impl Op for BatchNorm {
 
     fn backward(&self, io: &mut Backward<'_>) -> Result<()> {
         match io.device() {
+            Device::Cuda(gpu) => self.cuda_backward(gpu, io)?,
             Device::Cpu => self.cpu_backward(io),
         }
         Ok(())
@@ -276,6 +286,83 @@ impl BatchNorm {
                 });
             });
         }
+    }
+}
+
+impl BatchNorm {
+    fn cuda_forward(&self, gpu: Gpu, io: &Forward<'_>) -> Result<()> {
+        let shape = io.shape(0);
+        let (n, cols) = (shape.len(), shape.cols);
+        let kept = io.saved_on(0).unwrap_or(io.scratch_on());
+        let batch = self.statistics == Statistics::Batch;
+        coefficients_on(
+            gpu,
+            (self.statistics, self.epsilon),
+            ([0, 1, 2, 3, 4].map(|i| io.input_on(i)), shape),
+            io.scratch_on().offset(4 * cols),
+            Coefficients {
+                scale: kept,
+                shift: kept.offset(cols),
+                mean: Some(kept.offset(2 * cols)),
+                inverse: Some(kept.offset(3 * cols)),
+                batch: batch.then(|| [io.output_on(1), io.output_on(2)]),
+            },
+        )?;
+        let args = args![
+            io.input_on(0),
+            kept,
+            n,
+            cols as u32,
+            self.relu,
+            io.output_on(0)
+        ];
+        gpu.launch(&KERNELS, "batch_norm_forward", Grid::strided(n), args)
+    }
+
+    fn cuda_backward(&self, gpu: Gpu, io: &Backward<'_>) -> Result<()> {
+        let Some(d_y) = io.d_output_on(0) else {
+            return Ok(());
+        };
+        let Shape { rows, cols } = io.shape(0);
+        let (x, kept, width) = (io.input_on(0), io.saved_on(0), cols as u32);
+        let chunks = ColumnChunks::new(rows);
+        let affine = io.scratch_on();
+        let partials = affine.offset(2 * cols);
+        let args = args![x, kept, d_y, rows, width, chunks.rows, self.relu, partials];
+        gpu.launch(
+            &KERNELS,
+            "batch_norm_backward_sums",
+            chunks.grid(cols),
+            args,
+        )?;
+        let share = match self.statistics {
+            Statistics::Batch => 1.0 / rows.max(1) as f32,
+            Statistics::Running => 0.0,
+        };
+        let (d_gamma, d_beta) = (io.d_input_on(1), io.d_input_on(2));
+        let args = args![
+            partials,
+            chunks.count,
+            io.input_on(1),
+            kept,
+            width,
+            share,
+            d_gamma,
+            d_beta,
+            affine
+        ];
+        gpu.launch(
+            &KERNELS,
+            "batch_norm_backward_columns",
+            Grid::warps(cols),
+            args,
+        )?;
+        let Some(d_x) = io.d_input_on(0) else {
+            return Ok(());
+        };
+        let n = rows * cols;
+        let args = args![x, kept, affine, d_y, n, width, self.relu, d_x];
+        gpu.launch(&KERNELS, "batch_norm_backward", Grid::strided(n), args)
     }
 }
 

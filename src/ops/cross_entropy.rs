@@ -14,11 +14,14 @@
 //! Errors: a label outside 0..C that is not the ignore label; a weight that is negative or not finite.
 
 use super::softmax::{ROWS, softmax_row};
+use crate::device::cuda::{Grid, args, kernels};
 use crate::device::simd::{Kernel, Simd, dispatch};
-use crate::device::{Array, Device, parallel};
+use crate::device::{Array, Device, Gpu, parallel};
 use crate::graph::{Backward, Forward, Op, Plan, Shape};
 use crate::{Error, Result};
 use rayon::prelude::*;
+
+kernels!("cross_entropy");
 
 /// Weighted mean of −log softmax(x)\[target\].
 #[derive(Debug, Clone)]
@@ -144,12 +147,14 @@ impl Op for CrossEntropy {
         Ok(Plan {
             saved: vec![x.len(), x.rows],
             forward_scratch: x.len() + 2 * x.rows,
+            forward_scratch_cuda: 2 * x.rows,
             ..Plan::of(Shape::new(1, 1))
         })
     }
 
     fn forward(&self, io: &mut Forward<'_>) -> Result<()> {
         match io.device() {
+            Device::Cuda(gpu) => self.cuda_forward(gpu, io)?,
             Device::Cpu => self.cpu_forward(io),
         }
         Ok(())
@@ -157,6 +162,7 @@ impl Op for CrossEntropy {
 
     fn backward(&self, io: &mut Backward<'_>) -> Result<()> {
         match io.device() {
+            Device::Cuda(gpu) => self.cuda_backward(gpu, io)?,
             Device::Cpu => self.cpu_backward(io),
         }
         Ok(())
@@ -220,6 +226,49 @@ impl CrossEntropy {
                 d_x[self.target[row] as usize] -= weight;
             }
         });
+    }
+}
+
+impl CrossEntropy {
+    fn cuda_forward(&self, gpu: Gpu, io: &Forward<'_>) -> Result<()> {
+        let (x, Shape { rows, cols }) = (io.input_on(0), io.shape(0));
+        let target = self.target.on(gpu)?;
+        let on = |weights: &Option<Array<f32>>| weights.as_ref().map(|w| w.on(gpu)).transpose();
+        let (class_weights, row_weights) = (on(&self.class_weights)?, on(&self.row_weights)?);
+        let losses = io.scratch_on();
+        let weights = io.saved_on(1).unwrap_or(losses.offset(rows));
+        let ignore = self.ignore as u32; // the same bits: kernels compare them only
+        let args = args![target, class_weights, row_weights, rows, ignore, weights];
+        gpu.launch(&KERNELS, "cross_entropy_weights", Grid::strided(rows), args)?;
+        let one = Grid::new(1, 1024);
+        gpu.launch(
+            &KERNELS,
+            "cross_entropy_normalise",
+            one,
+            args![rows, weights],
+        )?;
+        let args = args![
+            x,
+            target,
+            weights,
+            rows,
+            cols as u32,
+            io.saved_on(0),
+            losses
+        ];
+        gpu.launch(&KERNELS, "cross_entropy_forward", Grid::warps(rows), args)?;
+        let args = args![losses, rows, io.output_on(0)];
+        gpu.launch(&KERNELS, "cross_entropy_total", one, args)
+    }
+
+    fn cuda_backward(&self, gpu: Gpu, io: &Backward<'_>) -> Result<()> {
+        let (Some(d_loss), Some(d_x)) = (io.d_output_on(0), io.d_input_on(0)) else {
+            return Ok(());
+        };
+        let (n, cols) = (io.shape(0).len(), io.shape(0).cols as u32);
+        let (p, weights, target) = (io.saved_on(0), io.saved_on(1), self.target.on(gpu)?);
+        let args = args![p, weights, target, d_loss, n, cols, d_x];
+        gpu.launch(&KERNELS, "cross_entropy_backward", Grid::strided(n), args)
     }
 }
 

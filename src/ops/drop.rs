@@ -5,8 +5,9 @@
 //! Masks come from the node's counter-based stream, by value or by row, so backward draws them again and every device
 //! draws the same. Saves and reads nothing. Layers record these in training only.
 
+use crate::device::cuda::{Grid, args, kernels};
 use crate::device::random::Random;
-use crate::device::{Device, parallel};
+use crate::device::{Device, Gpu, Pointer, parallel};
 use crate::graph::{Backward, Forward, Op, Plan, Shape};
 use crate::{Error, Result};
 
@@ -14,6 +15,8 @@ use crate::{Error, Result};
 const ROWS: usize = 256;
 /// Values of one parallel chunk.
 const VALUES: usize = 1 << 12;
+
+kernels!("drop");
 
 /// Drops single values with probability `rate`.
 #[derive(Debug, Clone, Copy)]
@@ -76,6 +79,16 @@ impl Mask {
     }
 }
 
+impl Mask {
+    /// As `rows`, on a GPU.
+    fn rows_on(&self, gpu: Gpu, x: Pointer, shape: Shape, y: Pointer) -> Result<()> {
+        let [seed, stream] = self.random.words();
+        let n = shape.len();
+        let args = args![x, n, shape.cols, seed, stream, self.rate, self.add, y];
+        gpu.launch(&KERNELS, "drop", Grid::strided(n), args)
+    }
+}
+
 fn mask(random: Random, rate: f32, add: bool) -> Mask {
     Mask { random, rate, add }
 }
@@ -98,16 +111,29 @@ impl Op for Dropout {
     }
 
     fn forward(&self, io: &mut Forward<'_>) -> Result<()> {
+        let mask = mask(io.random(), self.rate, false);
         match io.device() {
-            Device::Cpu => mask(io.random(), self.rate, false).values(io.input(0), io.output(0)),
+            Device::Cpu => mask.values(io.input(0), io.output(0)),
+            Device::Cuda(gpu) => {
+                let shape = Shape::new(io.shape(0).len(), 1);
+                mask.rows_on(gpu, io.input_on(0), shape, io.output_on(0))?;
+            }
         }
         Ok(())
     }
 
     fn backward(&self, io: &mut Backward<'_>) -> Result<()> {
-        if let (Some(d_y), Some(d_x)) = (io.d_output(0), io.d_input(0)) {
-            match io.device() {
-                Device::Cpu => mask(io.random(), self.rate, true).values(d_y, d_x),
+        let mask = mask(io.random(), self.rate, true);
+        match io.device() {
+            Device::Cpu => {
+                if let (Some(d_y), Some(d_x)) = (io.d_output(0), io.d_input(0)) {
+                    mask.values(d_y, d_x);
+                }
+            }
+            Device::Cuda(gpu) => {
+                if let (Some(d_y), Some(d_x)) = (io.d_output_on(0), io.d_input_on(0)) {
+                    mask.rows_on(gpu, d_y, Shape::new(io.shape(0).len(), 1), d_x)?;
+                }
             }
         }
         Ok(())
@@ -124,20 +150,26 @@ impl Op for DropPath {
     }
 
     fn forward(&self, io: &mut Forward<'_>) -> Result<()> {
-        let cols = io.shape(0).cols;
+        let (shape, mask) = (io.shape(0), mask(io.random(), self.rate, false));
         match io.device() {
-            Device::Cpu => {
-                mask(io.random(), self.rate, false).rows(io.input(0), io.output(0), cols);
-            }
+            Device::Cpu => mask.rows(io.input(0), io.output(0), shape.cols),
+            Device::Cuda(gpu) => mask.rows_on(gpu, io.input_on(0), shape, io.output_on(0))?,
         }
         Ok(())
     }
 
     fn backward(&self, io: &mut Backward<'_>) -> Result<()> {
-        let cols = io.shape(0).cols;
-        if let (Some(d_y), Some(d_x)) = (io.d_output(0), io.d_input(0)) {
-            match io.device() {
-                Device::Cpu => mask(io.random(), self.rate, true).rows(d_y, d_x, cols),
+        let (shape, mask) = (io.shape(0), mask(io.random(), self.rate, true));
+        match io.device() {
+            Device::Cpu => {
+                if let (Some(d_y), Some(d_x)) = (io.d_output(0), io.d_input(0)) {
+                    mask.rows(d_y, d_x, shape.cols);
+                }
+            }
+            Device::Cuda(gpu) => {
+                if let (Some(d_y), Some(d_x)) = (io.d_output_on(0), io.d_input_on(0)) {
+                    mask.rows_on(gpu, d_y, shape, d_x)?;
+                }
             }
         }
         Ok(())

@@ -11,14 +11,17 @@
 //! Backward: dx[s] = Σ dy[i] over the i that use s, in ascending order, by the inverse list. Saves and reads nothing.
 //! Errors: an index of S or more; inverse lists of other than S rows, or of places that the index does not have.
 
+use crate::device::cuda::{Grid, args, kernels};
 use crate::device::simd::{Kernel, Simd, dispatch};
-use crate::device::{Array, Device, parallel};
+use crate::device::{Array, Device, Gpu, Pointer, parallel};
 use crate::geometry::{MISSING, Ragged};
 use crate::graph::{Backward, Forward, Op, Plan, Shape};
 use crate::{Error, Result};
 
 /// Rows of one parallel chunk.
 const ROWS: usize = 256;
+
+kernels!("gather");
 
 /// y\[i\] = x[index\[i\]].
 #[derive(Debug, Clone)]
@@ -61,6 +64,17 @@ impl Op for Gather {
     fn forward(&self, io: &mut Forward<'_>) -> Result<()> {
         let cols = io.shape(0).cols;
         match io.device() {
+            Device::Cuda(gpu) => {
+                let n = self.index.len() * cols;
+                let args = args![
+                    io.input_on(0),
+                    self.index.on(gpu)?,
+                    n,
+                    cols as u32,
+                    io.output_on(0)
+                ];
+                gpu.launch(&KERNELS, "gather_forward", Grid::strided(n), args)?;
+            }
             Device::Cpu => {
                 let x = io.input(0);
                 parallel::for_each_rows(io.output(0), cols, ROWS, |first, y| {
@@ -78,12 +92,21 @@ impl Op for Gather {
     }
 
     fn backward(&self, io: &mut Backward<'_>) -> Result<()> {
-        let (Some(d_y), Some(d_x)) = (io.d_output(0), io.d_input(0)) else {
-            return Ok(());
-        };
         match io.device() {
+            Device::Cuda(gpu) => {
+                if let (Some(d_y), Some(d_x)) = (io.d_output_on(0), io.d_input_on(0)) {
+                    let rows = Listed {
+                        lists: &self.inverse,
+                        weight: None,
+                        k: 1,
+                    };
+                    rows.add(gpu, d_y, io.shape(0).cols, d_x)?;
+                }
+            }
             Device::Cpu => {
-                add_listed_rows(d_x, io.shape(0).cols, &self.inverse, d_y, |_, _| (1, 1.0))
+                if let (Some(d_y), Some(d_x)) = (io.d_output(0), io.d_input(0)) {
+                    add_listed_rows(d_x, io.shape(0).cols, &self.inverse, d_y, |_, _| (1, 1.0));
+                }
             }
         }
         Ok(())
@@ -108,6 +131,32 @@ pub(super) fn add_listed_rows(
             }
         }
     });
+}
+
+/// Lists of entries, each of which stands for row e / k, times a weight.
+pub(super) struct Listed<'a> {
+    pub lists: &'a Ragged,
+    pub weight: Option<Pointer>,
+    pub k: usize,
+}
+
+impl Listed<'_> {
+    /// As [`add_listed_rows`], on a GPU: `out` and `x` have `cols` columns.
+    pub fn add(&self, gpu: Gpu, x: Pointer, cols: usize, out: Pointer) -> Result<()> {
+        let n = self.lists.len() * cols;
+        let (offsets, index) = (self.lists.offsets.on(gpu)?, self.lists.index.on(gpu)?);
+        let args = args![
+            x,
+            offsets,
+            index,
+            self.weight,
+            self.k as u32,
+            n,
+            cols as u32,
+            out
+        ];
+        gpu.launch(&KERNELS, "add_listed_rows", Grid::strided(n), args)
+    }
 }
 
 /// sum += weight · row

@@ -10,7 +10,7 @@
 //! Backward: dx = dy (Φ(x) + x φ(x)), φ the normal density. Saves: nothing, reads x. Time and memory: O(N·C).
 
 use crate::device::simd::{Kernel, Simd, dispatch};
-use crate::device::{Device, parallel};
+use crate::device::{Device, cpu_only, parallel};
 use crate::graph::{Backward, Forward, Op, Plan, Shape};
 use crate::{Error, Result};
 
@@ -114,6 +114,7 @@ impl Op for Gelu {
 
     fn forward(&self, io: &mut Forward<'_>) -> Result<()> {
         match io.device() {
+            Device::Cuda(_) => return Err(cpu_only(self.name())),
             Device::Cpu => {
                 let x = io.input(0);
                 parallel::for_each_rows(io.output(0), 1, CHUNK, |first, y| {
@@ -130,6 +131,7 @@ impl Op for Gelu {
             return Ok(());
         };
         match io.device() {
+            Device::Cuda(_) => return Err(cpu_only(self.name())),
             Device::Cpu => {
                 let x = io.input(0);
                 parallel::for_each_rows(d_x, 1, CHUNK, |first, d_x| {

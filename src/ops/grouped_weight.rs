@@ -10,8 +10,11 @@
 //! With it mode 1 is mode 2 with another A. Backward picks the entries of the blocks. Saves and reads nothing.
 
 use crate::device::Device;
+use crate::device::cuda::{Grid, args, kernels};
 use crate::graph::{Backward, Forward, Op, Plan, Shape};
 use crate::{Error, Result};
+
+kernels!("grouped_weight");
 
 /// One weight per channel, spread over a block-diagonal matrix.
 #[derive(Debug, Clone, Copy)]
@@ -53,6 +56,18 @@ impl Op for GroupedWeight {
 
     fn forward(&self, io: &mut Forward<'_>) -> Result<()> {
         match io.device() {
+            Device::Cuda(gpu) => {
+                let channels = io.shape(0).cols;
+                let n = self.groups * channels;
+                let args = args![
+                    io.input_on(0),
+                    n,
+                    channels as u32,
+                    self.groups as u32,
+                    io.output_on(0)
+                ];
+                gpu.launch(&KERNELS, "grouped_weight_forward", Grid::strided(n), args)?;
+            }
             Device::Cpu => io
                 .output(0)
                 .copy_from_slice(&Self::expand(io.input(0), self.groups)),
@@ -61,12 +76,23 @@ impl Op for GroupedWeight {
     }
 
     fn backward(&self, io: &mut Backward<'_>) -> Result<()> {
-        let (Some(d_a), Some(d_w)) = (io.d_output(0), io.d_input(0)) else {
-            return Ok(());
-        };
         let channels = io.shape(0).cols;
         match io.device() {
+            Device::Cuda(gpu) => {
+                if let (Some(d_a), Some(d_w)) = (io.d_output_on(0), io.d_input_on(0)) {
+                    let args = args![d_a, channels, self.groups as u32, d_w];
+                    gpu.launch(
+                        &KERNELS,
+                        "grouped_weight_backward",
+                        Grid::strided(channels),
+                        args,
+                    )?;
+                }
+            }
             Device::Cpu => {
+                let (Some(d_a), Some(d_w)) = (io.d_output(0), io.d_input(0)) else {
+                    return Ok(());
+                };
                 for (c, d) in d_w.iter_mut().enumerate() {
                     *d += d_a[c * self.groups / channels * channels + c];
                 }

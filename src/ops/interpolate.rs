@@ -10,7 +10,8 @@
 //!
 //! Backward: dx[s] = Σ w dy[i] over the stencils that use s, in ascending order. Saves and reads nothing.
 
-use super::gather::{AddRow, add_listed_rows};
+use super::gather::{AddRow, Listed, add_listed_rows};
+use crate::device::cuda::{Grid, args, kernels};
 use crate::device::simd::dispatch;
 use crate::device::{Device, parallel};
 use crate::geometry::Interpolation;
@@ -20,6 +21,8 @@ use std::sync::Arc;
 
 /// Rows of one parallel chunk.
 const ROWS: usize = 256;
+
+kernels!("interpolate");
 
 /// Weighted sum of the rows of a stencil.
 #[derive(Debug, Clone)]
@@ -56,6 +59,20 @@ impl Op for Interpolate {
     fn forward(&self, io: &mut Forward<'_>) -> Result<()> {
         let (cols, k) = (io.shape(0).cols, self.stencil.k);
         match io.device() {
+            Device::Cuda(gpu) => {
+                let (index, weight) = (self.stencil.index.on(gpu)?, self.stencil.weight.on(gpu)?);
+                let n = self.stencil.len() * cols;
+                let args = args![
+                    io.input_on(0),
+                    index,
+                    weight,
+                    k as u32,
+                    n,
+                    cols as u32,
+                    io.output_on(0)
+                ];
+                gpu.launch(&KERNELS, "interpolate_forward", Grid::strided(n), args)?;
+            }
             Device::Cpu => {
                 let x = io.input(0);
                 parallel::for_each_rows(io.output(0), cols, ROWS, |first, y| {
@@ -78,12 +95,22 @@ impl Op for Interpolate {
     }
 
     fn backward(&self, io: &mut Backward<'_>) -> Result<()> {
-        let (Some(d_y), Some(d_x)) = (io.d_output(0), io.d_input(0)) else {
-            return Ok(());
-        };
         let stencil = &self.stencil;
         match io.device() {
+            Device::Cuda(gpu) => {
+                if let (Some(d_y), Some(d_x)) = (io.d_output_on(0), io.d_input_on(0)) {
+                    let rows = Listed {
+                        lists: stencil.transposed(),
+                        weight: Some(stencil.weight.on(gpu)?),
+                        k: stencil.k,
+                    };
+                    rows.add(gpu, d_y, io.shape(0).cols, d_x)?;
+                }
+            }
             Device::Cpu => {
+                let (Some(d_y), Some(d_x)) = (io.d_output(0), io.d_input(0)) else {
+                    return Ok(());
+                };
                 add_listed_rows(d_x, io.shape(0).cols, stencil.transposed(), d_y, |e, _| {
                     (stencil.k, stencil.weight[e])
                 });

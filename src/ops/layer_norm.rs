@@ -14,7 +14,7 @@
 
 use super::pairs::{Partials, expect_shape, parts};
 use crate::device::simd::{Kernel, Simd, dispatch};
-use crate::device::{Device, parallel};
+use crate::device::{Device, cpu_only, parallel};
 use crate::graph::{Backward, Forward, Op, Plan, Shape};
 use crate::{Error, Result};
 
@@ -162,6 +162,7 @@ impl Op for LayerNorm {
     fn forward(&self, io: &mut Forward<'_>) -> Result<()> {
         let cols = io.shape(0).cols;
         match io.device() {
+            Device::Cuda(_) => return Err(cpu_only(self.name())),
             Device::Cpu => {
                 let (x, gamma, beta) = (io.input(0), io.input(1), io.input(2));
                 parallel::for_each_rows(io.output(0), cols, ROWS, |first, y| {
@@ -180,6 +181,7 @@ impl Op for LayerNorm {
 
     fn backward(&self, io: &mut Backward<'_>) -> Result<()> {
         match io.device() {
+            Device::Cuda(_) => return Err(cpu_only(self.name())),
             Device::Cpu => self.cpu_backward(io),
         }
         Ok(())

@@ -11,7 +11,7 @@
 //! Time and memory: O(N·C). Errors: a slope that is negative or not finite.
 
 use crate::device::simd::{Kernel, Simd, dispatch};
-use crate::device::{Device, parallel};
+use crate::device::{Device, cpu_only, parallel};
 use crate::graph::{Backward, Forward, Op, Plan, Shape};
 use crate::{Error, Result};
 
@@ -82,6 +82,7 @@ impl Op for LeakyRelu {
 
     fn forward(&self, io: &mut Forward<'_>) -> Result<()> {
         match io.device() {
+            Device::Cuda(_) => return Err(cpu_only(self.name())),
             Device::Cpu => {
                 let x = io.input(0);
                 parallel::for_each_rows(io.output(0), 1, CHUNK, |first, y| {
@@ -99,6 +100,7 @@ impl Op for LeakyRelu {
             return Ok(());
         };
         match io.device() {
+            Device::Cuda(_) => return Err(cpu_only(self.name())),
             Device::Cpu => {
                 let y = io.output(0);
                 parallel::for_each_rows(d_x, 1, CHUNK, |first, d_x| {

@@ -13,9 +13,11 @@
 //! Backward: dx = dz W, dW = dzᵀ x, db = Σ dz, dr = dz, where dz is dy where y > 0 (all of it without ReLU). Reads x, W
 //! and, with ReLU, y. Time: O(N·I·O). Sums over rows are cut into a fixed number of parts.
 
+use super::statistics::{ColumnChunks, add_column_sums_on, add_parts_on};
+use crate::device::cuda::{Grid, args, kernels};
 use crate::device::gemm::{Store, View, ViewMut, product};
 use crate::device::simd::{Kernel, Simd, dispatch};
-use crate::device::{Device, parallel};
+use crate::device::{Device, Gpu, Pointer, parallel};
 use crate::graph::{Backward, Forward, Op, Plan, Shape};
 use crate::{Error, Result};
 
@@ -28,6 +30,8 @@ const PART_ROWS: usize = 1024;
 fn chunk(rows: usize) -> usize {
     rows.div_ceil(16).next_multiple_of(16).clamp(32, ROWS)
 }
+
+kernels!("linear");
 
 /// What follows the product.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -106,9 +110,11 @@ impl Op for Linear {
             return fail(format!("residual {} does not fit result {y}", inputs[r]));
         }
         let rectified = self.epilogue != Epilogue::Nothing;
+        let chunks = ColumnChunks::new(x.rows);
         let masked = if rectified { y.len() } else { 0 };
         Ok(Plan {
             backward_scratch: masked + Self::parts(x.rows) * w.len() + parallel::PARTIALS * w.rows,
+            backward_scratch_cuda: weight_gradient_words(x.rows, w).max(chunks.count * w.rows),
             reads_inputs: vec![0, 1],
             reads_outputs: if rectified { vec![0] } else { Vec::new() },
             ..Plan::of(y)
@@ -117,6 +123,7 @@ impl Op for Linear {
 
     fn forward(&self, io: &mut Forward<'_>) -> Result<()> {
         match io.device() {
+            Device::Cuda(gpu) => self.cuda_forward(gpu, io)?,
             Device::Cpu => self.cpu_forward(io),
         }
         Ok(())
@@ -124,6 +131,7 @@ impl Op for Linear {
 
     fn backward(&self, io: &mut Backward<'_>) -> Result<()> {
         match io.device() {
+            Device::Cuda(gpu) => self.cuda_backward(gpu, io)?,
             Device::Cpu => self.cpu_backward(io),
         }
         Ok(())
@@ -279,6 +287,125 @@ impl Linear {
                 pairs.for_each(|(d, p)| *d += p);
             }
         });
+    }
+}
+
+/// Rows and columns of a result that a block computes, and its threads; see `kernels/gemm.cuh`.
+const TILE: usize = 64;
+const GEMM_THREADS: u32 = 128;
+
+/// One block per tile of a result of `shape`, for each of `parts`.
+fn tiles(shape: Shape, parts: usize) -> Grid {
+    let blocks = [shape.rows.div_ceil(TILE), shape.cols.div_ceil(TILE), parts];
+    Grid::space(blocks, GEMM_THREADS)
+}
+
+/// How the rows are cut for the weight gradient on a GPU: enough parts to give every processor a tile, so few that
+/// their sums cost little.
+struct Parts {
+    rows: usize,
+    count: usize,
+}
+
+impl Parts {
+    /// Fewest rows of a part.
+    const ROWS: usize = 256;
+    /// Blocks to aim at.
+    const BLOCKS: usize = 512;
+
+    fn new(rows: usize, weight: Shape) -> Self {
+        let tiles = weight.rows.div_ceil(TILE) * weight.cols.div_ceil(TILE);
+        let most = Self::BLOCKS.div_ceil(tiles.max(1));
+        let part = rows.div_ceil(most).next_multiple_of(Self::ROWS);
+        let count = rows.div_ceil(part.max(1));
+        Parts { rows: part, count }
+    }
+}
+
+/// Name of a kernel's variant for a GPU: by tensor cores where it has those that multiply TF32.
+fn variant(gpu: Gpu, plain: &'static str, tensor: &'static str) -> Result<&'static str> {
+    Ok(match gpu.open()?.capability() >= 80 {
+        true => tensor,
+        false => plain,
+    })
+}
+
+/// Words of scratch that [`add_weight_gradient_on`] needs.
+pub(super) fn weight_gradient_words(rows: usize, weight: Shape) -> usize {
+    Parts::new(rows, weight).count * weight.len()
+}
+
+/// dW [O, I] += dzᵀ x on a GPU, where dz [N, O] is d_y, or d_y where y > 0, and x is [N, I].
+pub(super) fn add_weight_gradient_on(
+    gpu: Gpu,
+    (x, y, d_y): (Pointer, Option<Pointer>, Pointer),
+    (rows, weight): (usize, Shape),
+    scratch: Pointer,
+    d_w: Pointer,
+) -> Result<()> {
+    let parts = Parts::new(rows, weight);
+    let args = args![
+        x,
+        y,
+        d_y,
+        rows,
+        weight.cols,
+        weight.rows,
+        parts.rows,
+        scratch
+    ];
+    let kernel = variant(gpu, "linear_backward_w_plain", "linear_backward_w_tensor")?;
+    gpu.launch(&KERNELS, kernel, tiles(weight, parts.count), args)?;
+    add_parts_on(gpu, (scratch, parts.count), weight.len(), d_w)
+}
+
+impl Linear {
+    fn cuda_forward(&self, gpu: Gpu, io: &Forward<'_>) -> Result<()> {
+        let (Shape { rows, cols }, outputs) = (io.shape(0), io.shape(1).rows);
+        let bias = self.bias.then(|| io.input_on(2));
+        let residual = self.residual().map(|r| io.input_on(r));
+        let relu = self.epilogue != Epilogue::Nothing;
+        let args = args![
+            io.input_on(0),
+            io.input_on(1),
+            bias,
+            residual,
+            rows,
+            cols,
+            outputs,
+            relu,
+            io.output_on(0)
+        ];
+        let kernel = variant(gpu, "linear_forward_plain", "linear_forward_tensor")?;
+        gpu.launch(&KERNELS, kernel, tiles(Shape::new(rows, outputs), 1), args)
+    }
+
+    fn cuda_backward(&self, gpu: Gpu, io: &Backward<'_>) -> Result<()> {
+        let Some(d_y) = io.d_output_on(0) else {
+            return Ok(());
+        };
+        let (Shape { rows, cols }, outputs) = (io.shape(0), io.shape(1).rows);
+        let y = (self.epilogue != Epilogue::Nothing).then(|| io.output_on(0));
+        if let Some(d_r) = self.residual().and_then(|r| io.d_input_on(r)) {
+            let n = rows * outputs;
+            let args = args![y, d_y, n, d_r];
+            gpu.launch(&KERNELS, "linear_backward_r", Grid::strided(n), args)?;
+        }
+        if let Some(d_x) = io.d_input_on(0) {
+            let args = args![io.input_on(1), y, d_y, rows, cols, outputs, d_x];
+            let kernel = variant(gpu, "linear_backward_x_plain", "linear_backward_x_tensor")?;
+            gpu.launch(&KERNELS, kernel, tiles(io.shape(0), 1), args)?;
+        }
+        let scratch = io.scratch_on();
+        if let Some(d_w) = io.d_input_on(1) {
+            let product = (io.input_on(0), y, d_y);
+            add_weight_gradient_on(gpu, product, (rows, io.shape(1)), scratch, d_w)?;
+        }
+        if let Some(d_b) = self.bias.then(|| io.d_input_on(2)).flatten() {
+            let d_z = (d_y, y, Shape::new(rows, outputs));
+            add_column_sums_on(gpu, d_z, scratch, d_b)?;
+        }
+        Ok(())
     }
 }
 

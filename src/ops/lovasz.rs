@@ -17,7 +17,7 @@
 use super::cross_entropy::check_labels;
 use super::softmax::{ROWS, Rows};
 use crate::device::simd::dispatch;
-use crate::device::{Array, Device, parallel};
+use crate::device::{Array, Device, cpu_only, parallel};
 use crate::graph::{Backward, Forward, Op, Plan, Shape};
 use crate::{Error, Result};
 use rayon::prelude::*;
@@ -58,6 +58,7 @@ impl Op for LovaszSoftmax {
 
     fn forward(&self, io: &mut Forward<'_>) -> Result<()> {
         match io.device() {
+            Device::Cuda(_) => return Err(cpu_only(self.name())),
             Device::Cpu => self.cpu_forward(io),
         }
         Ok(())
@@ -68,6 +69,7 @@ impl Op for LovaszSoftmax {
             return Ok(());
         };
         match io.device() {
+            Device::Cuda(_) => return Err(cpu_only(self.name())),
             Device::Cpu => {
                 let unit = io.saved(0);
                 parallel::for_each_rows(d_x, 1, 1 << 14, |first, d_x| {

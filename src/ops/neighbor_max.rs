@@ -12,7 +12,7 @@
 //! Saves: that neighbour's place in the row, u32 per (i, c). Memory: O(M·C). Time: O(M·K·C).
 
 use crate::device::simd::{Kernel, Simd, dispatch};
-use crate::device::{Device, parallel};
+use crate::device::{Device, cpu_only, parallel};
 use crate::geometry::{MISSING, Neighbors};
 use crate::graph::{Backward, Forward, Op, Plan, Shape};
 use crate::ops::pairs::for_each_rows_of_two;
@@ -126,6 +126,7 @@ impl Op for NeighborMax {
     fn forward(&self, io: &mut Forward<'_>) -> Result<()> {
         let cols = io.shape(0).cols;
         match io.device() {
+            Device::Cuda(_) => return Err(cpu_only(self.name())),
             Device::Cpu => {
                 let x = io.input(0);
                 let winners = if io.saves() { io.saved(0) } else { &mut [] };
@@ -148,6 +149,7 @@ impl Op for NeighborMax {
         };
         let (cols, k) = (io.shape(0).cols, self.neighbors.k);
         match io.device() {
+            Device::Cuda(_) => return Err(cpu_only(self.name())),
             Device::Cpu => {
                 let (winners, lists) = (io.saved(0), self.neighbors.transposed());
                 parallel::for_each_rows(d_x, cols, POINTS, |first, d_x| {

@@ -12,14 +12,20 @@
 //! Backward with batch statistics adds to dx the share of every row in μ and σ²: with r = 1/√(σ² + ε),
 //! dσ² = −½ γ r³ (ds − μ dt), dμ = −s dt, dx = (dμ + 2 dσ² (x − μ)) / M. One pass each way. Saves: μ and r.
 
-use super::statistics::{Statistics, check_inputs, coefficients, fold, moments};
+use super::statistics::{
+    Coefficients, ColumnChunks, Statistics, check_inputs, coefficients, coefficients_on, fold,
+    moments,
+};
 use crate::Result;
+use crate::device::cuda::{Grid, args, kernels};
 use crate::device::simd::{Kernel, Simd, dispatch};
-use crate::device::{Device, parallel};
+use crate::device::{Device, Gpu, parallel};
 use crate::graph::{Backward, Forward, Op, Plan, Shape};
 
 /// Wide rows of one parallel chunk.
 const ROWS: usize = 128;
+
+kernels!("norm_coefficients");
 
 /// Scale and shift of a norm; inputs x, γ, β, running mean, running variance.
 #[derive(Debug, Clone, Copy)]
@@ -69,6 +75,8 @@ impl Op for NormCoefficients {
             outputs,
             saved: vec![2 * x.cols],
             backward_scratch: 2 * fold(x.cols) * x.cols,
+            forward_scratch_cuda: ColumnChunks::new(x.rows).words(x.cols),
+            backward_scratch_cuda: 2 * x.cols,
             reads_inputs: match self.statistics {
                 Statistics::Batch => vec![0, 1],
                 Statistics::Running => vec![1],
@@ -79,6 +87,7 @@ impl Op for NormCoefficients {
 
     fn forward(&self, io: &mut Forward<'_>) -> Result<()> {
         match io.device() {
+            Device::Cuda(gpu) => self.cuda_forward(gpu, io)?,
             Device::Cpu => self.cpu_forward(io),
         }
         Ok(())
@@ -86,6 +95,7 @@ impl Op for NormCoefficients {
 
     fn backward(&self, io: &mut Backward<'_>) -> Result<()> {
         match io.device() {
+            Device::Cuda(gpu) => self.cuda_backward(gpu, io)?,
             Device::Cpu => self.cpu_backward(io),
         }
         Ok(())
@@ -155,6 +165,65 @@ impl NormCoefficients {
             let x = &x[first * wide..first * wide + d_x.len()];
             dispatch(Spread { x, d_x, a, b });
         });
+    }
+}
+
+impl NormCoefficients {
+    fn cuda_forward(&self, gpu: Gpu, io: &Forward<'_>) -> Result<()> {
+        let (shape, st) = (io.shape(0), io.output_on(0));
+        let kept = io.saved_on(0);
+        let batch = self.statistics == Statistics::Batch;
+        coefficients_on(
+            gpu,
+            (self.statistics, self.epsilon),
+            ([0, 1, 2, 3, 4].map(|i| io.input_on(i)), shape),
+            io.scratch_on(),
+            Coefficients {
+                scale: st,
+                shift: st.offset(shape.cols),
+                mean: kept,
+                inverse: kept.map(|kept| kept.offset(shape.cols)),
+                batch: batch.then(|| [io.output_on(1), io.output_on(2)]),
+            },
+        )
+    }
+
+    fn cuda_backward(&self, gpu: Gpu, io: &Backward<'_>) -> Result<()> {
+        let Some(d_st) = io.d_output_on(0) else {
+            return Ok(());
+        };
+        let Shape { rows, cols } = io.shape(0);
+        let share = match self.statistics {
+            Statistics::Batch => 1.0 / rows.max(1) as f32,
+            Statistics::Running => 0.0,
+        };
+        let affine = io.scratch_on();
+        let (d_gamma, d_beta) = (io.d_input_on(1), io.d_input_on(2));
+        let args = args![
+            io.input_on(1),
+            io.saved_on(0),
+            d_st,
+            cols,
+            share,
+            d_gamma,
+            d_beta,
+            affine
+        ];
+        let name = "norm_coefficients_backward_columns";
+        gpu.launch(&KERNELS, name, Grid::strided(cols), args)?;
+        match (self.statistics, io.d_input_on(0)) {
+            (Statistics::Batch, Some(d_x)) => {
+                let n = rows * cols;
+                let args = args![io.input_on(0), affine, n, cols as u32, d_x];
+                gpu.launch(
+                    &KERNELS,
+                    "norm_coefficients_backward",
+                    Grid::strided(n),
+                    args,
+                )
+            }
+            _ => Ok(()),
+        }
     }
 }
 

@@ -17,11 +17,14 @@
 
 use super::Statistics;
 use super::pairs::expect_shape;
-use crate::device::Device;
+use crate::device::cuda::{Grid, args, kernels};
+use crate::device::{Device, Gpu};
 use crate::geometry::{Moments, Neighbors};
 use crate::graph::{Backward, Forward, Op, Plan, Shape};
 use crate::{Error, Result};
 use std::sync::Arc;
+
+kernels!("position_norm");
 
 /// The position map; inputs W1, b1, γ, β, running mean, running variance.
 #[derive(Debug, Clone)]
@@ -137,6 +140,90 @@ impl PositionNorm {
     }
 }
 
+impl PositionNorm {
+    fn cuda_forward(&self, gpu: Gpu, io: &Forward<'_>) -> Result<()> {
+        let channels = io.shape(0).rows;
+        let [x, y, z] = self.neighbors.moments().mean;
+        let [[xx, xy, xz], [_, yy, yz], [_, _, zz]] = self.neighbors.moments().covariance;
+        let pairs = self.neighbors.moments().count;
+        let [w, b, gamma, beta, mean, variance] = [0, 1, 2, 3, 4, 5].map(|i| io.input_on(i));
+        let batch = self.statistics == Statistics::Batch;
+        let out = |i: usize| batch.then(|| io.output_on(i));
+        let args = args![
+            w,
+            b,
+            gamma,
+            beta,
+            mean,
+            variance,
+            x,
+            y,
+            z,
+            xx,
+            xy,
+            xz,
+            yy,
+            yz,
+            zz,
+            channels,
+            pairs,
+            batch,
+            self.epsilon,
+            io.output_on(0),
+            out(1),
+            out(2)
+        ];
+        gpu.launch(
+            &KERNELS,
+            "position_norm_forward",
+            Grid::strided(channels),
+            args,
+        )
+    }
+
+    fn cuda_backward(&self, gpu: Gpu, io: &Backward<'_>) -> Result<()> {
+        let Some(d_position) = io.d_output_on(0) else {
+            return Ok(());
+        };
+        let channels = io.shape(0).rows;
+        let [x, y, z] = self.neighbors.moments().mean;
+        let [[xx, xy, xz], [_, yy, yz], [_, _, zz]] = self.neighbors.moments().covariance;
+        let [w, b, gamma, mean, variance] = [0, 1, 2, 4, 5].map(|i| io.input_on(i));
+        let [d_w, d_b, d_gamma, d_beta] = [0, 1, 2, 3].map(|i| io.d_input_on(i));
+        let batch = self.statistics == Statistics::Batch;
+        let args = args![
+            w,
+            b,
+            gamma,
+            mean,
+            variance,
+            x,
+            y,
+            z,
+            xx,
+            xy,
+            xz,
+            yy,
+            yz,
+            zz,
+            d_position,
+            channels,
+            batch,
+            self.epsilon,
+            d_w,
+            d_b,
+            d_gamma,
+            d_beta
+        ];
+        gpu.launch(
+            &KERNELS,
+            "position_norm_backward",
+            Grid::strided(channels),
+            args,
+        )
+    }
+}
+
 impl Op for PositionNorm {
     fn name(&self) -> &'static str {
         "position_norm"
@@ -168,6 +255,7 @@ impl Op for PositionNorm {
 
     fn forward(&self, io: &mut Forward<'_>) -> Result<()> {
         match io.device() {
+            Device::Cuda(gpu) => self.cuda_forward(gpu, io)?,
             Device::Cpu => self.cpu_forward(io),
         }
         Ok(())
@@ -175,6 +263,7 @@ impl Op for PositionNorm {
 
     fn backward(&self, io: &mut Backward<'_>) -> Result<()> {
         match io.device() {
+            Device::Cuda(gpu) => self.cuda_backward(gpu, io)?,
             Device::Cpu => self.cpu_backward(io),
         }
         Ok(())

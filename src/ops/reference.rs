@@ -2,15 +2,61 @@
 
 use crate::device::random::Random;
 use crate::device::{Array, Device};
+use crate::graph::check::{CPU_ONLY, FORWARD_LIMIT, GRADIENT_LIMIT, assert_close, devices};
 use crate::graph::{Executor, Gradients, Graph, Layout, Mode, Op, Params, Shape};
 
-/// Outputs of `op`, and the gradients of all inputs when `upstream` flows into the first output.
+/// Outputs of `op`, and the gradients of all inputs when `upstream` flows into the first output: those of the CPU. Other
+/// devices must agree with it.
 pub fn run(
-    op: impl Op + 'static,
+    op: impl Op + Clone + 'static,
     inputs: &[(Shape, Vec<f32>)],
     upstream: Vec<f32>,
 ) -> (Vec<Vec<f32>>, Vec<Option<Vec<f32>>>) {
-    let params = Params::initial(Layout::default().into(), Device::Cpu, 0).unwrap();
+    let want = run_on(Device::Cpu, op.clone(), inputs, &upstream);
+    for device in devices() {
+        let name = op.name();
+        if device == Device::Cpu || CPU_ONLY.contains(&name) {
+            continue;
+        }
+        let got = run_on(device, op.clone(), inputs, &upstream);
+        for (o, (got, want)) in got.0.iter().zip(&want.0).enumerate() {
+            assert_same(
+                got,
+                want,
+                FORWARD_LIMIT,
+                &format!("{name} on {device}: output {o}"),
+            );
+        }
+        for (i, pair) in got.1.iter().zip(&want.1).enumerate() {
+            let (got, want) = (pair.0.as_ref(), pair.1.as_ref());
+            let (got, want) = (got.unwrap(), want.unwrap());
+            assert_same(
+                got,
+                want,
+                GRADIENT_LIMIT,
+                &format!("{name} on {device}: gradient {i}"),
+            );
+        }
+    }
+    want
+}
+
+/// Close, or the same values that are not finite.
+fn assert_same(got: &[f32], want: &[f32], limit: f64, what: &str) {
+    if want.iter().all(|x| x.is_finite()) {
+        return assert_close(got, want, limit, what);
+    }
+    let finite = |values: &[f32]| values.iter().map(|x| x.is_finite()).collect::<Vec<_>>();
+    assert_eq!(finite(got), finite(want), "{what}");
+}
+
+fn run_on(
+    device: Device,
+    op: impl Op + 'static,
+    inputs: &[(Shape, Vec<f32>)],
+    upstream: &[f32],
+) -> (Vec<Vec<f32>>, Vec<Option<Vec<f32>>>) {
+    let params = Params::initial(Layout::default().into(), device, 0).unwrap();
     let mut graph = Graph::new(&params, Mode::Training, Random::new(0, 0));
     let mut vars = Vec::new();
     for (shape, values) in inputs {
@@ -20,9 +66,11 @@ pub fn run(
     }
     let outputs = graph.push_many(op, &vars).unwrap();
     outputs.iter().for_each(|y| graph.keep(*y));
-    graph.seed(outputs[0], Array::from(upstream)).unwrap();
-    let mut gradients = Gradients::new(params.layout().clone(), Device::Cpu).unwrap();
-    let mut executor = Executor::new(Device::Cpu);
+    graph
+        .seed(outputs[0], Array::from(upstream.to_vec()))
+        .unwrap();
+    let mut gradients = Gradients::new(params.layout().clone(), device).unwrap();
+    let mut executor = Executor::new(device);
     let run = executor.run(&graph, Some(&mut gradients)).unwrap();
     (
         outputs.iter().map(|y| run.read(*y).to_vec()).collect(),
@@ -34,7 +82,7 @@ pub fn run(
 
 /// Loss and gradient of the logits.
 pub fn loss_and_gradient(
-    op: impl Op + 'static,
+    op: impl Op + Clone + 'static,
     logits: Vec<f32>,
     classes: usize,
 ) -> (f32, Vec<f32>) {

@@ -26,7 +26,7 @@ use super::pairs::{
 use crate::device::gemm::{Store, View, ViewMut, tile_product};
 use crate::device::simd::{Kernel, Simd, dispatch};
 use crate::device::workspace::{carve, padded, with_workspace};
-use crate::device::{Device, parallel};
+use crate::device::{Device, cpu_only, parallel};
 use crate::geometry::Neighbors;
 use crate::graph::{Backward, Forward, Op, Plan, Shape};
 use crate::{Error, Result};
@@ -444,6 +444,7 @@ impl Op for Relation {
     fn forward(&self, io: &mut Forward<'_>) -> Result<()> {
         let sizes = self.sizes(io.inputs(), |i| io.shape(i));
         match io.device() {
+            Device::Cuda(_) => return Err(cpu_only(self.name())),
             Device::Cpu => self.cpu_forward(io, sizes),
         }
         Ok(())
@@ -452,6 +453,7 @@ impl Op for Relation {
     fn backward(&self, io: &mut Backward<'_>) -> Result<()> {
         let sizes = self.sizes(io.inputs(), |i| io.shape(i));
         match io.device() {
+            Device::Cuda(_) => return Err(cpu_only(self.name())),
             Device::Cpu => self.cpu_backward(io, sizes),
         }
         Ok(())

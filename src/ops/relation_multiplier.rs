@@ -18,7 +18,7 @@ use super::pairs::expect_shape;
 use crate::device::gemm::{Store, View, ViewMut, product};
 use crate::device::simd::{Kernel, Simd, dispatch};
 use crate::device::workspace::{carve, padded, with_workspace};
-use crate::device::{Device, parallel};
+use crate::device::{Device, cpu_only, parallel};
 use crate::geometry::{MISSING, Neighbors};
 use crate::graph::{Backward, Forward, Op, Plan, Shape};
 use crate::{Error, Result};
@@ -402,6 +402,7 @@ impl Op for RelationMultiplier {
     fn forward(&self, io: &mut Forward<'_>) -> Result<()> {
         let (channels, groups) = (io.shape(0).cols, io.shape(5).rows);
         match io.device() {
+            Device::Cuda(_) => return Err(cpu_only(self.name())),
             Device::Cpu => {
                 let inputs = Inputs {
                     neighbors: &self.neighbors,
@@ -424,6 +425,7 @@ impl Op for RelationMultiplier {
 
     fn backward(&self, io: &mut Backward<'_>) -> Result<()> {
         match io.device() {
+            Device::Cuda(_) => return Err(cpu_only(self.name())),
             Device::Cpu => self.cpu_backward(io),
         }
         Ok(())

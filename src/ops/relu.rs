@@ -9,12 +9,15 @@
 //!
 //! Backward: the gradient passes where y > 0. Saves: nothing, reads its own output. Time and memory: O(N·C).
 
-use crate::device::{Device, parallel};
+use crate::device::cuda::{Grid, args, kernels};
+use crate::device::{Device, Gpu, parallel};
 use crate::graph::{Backward, Forward, Op, Plan, Shape};
 use crate::{Error, Result};
 
 /// Values per parallel chunk.
 const CHUNK: usize = 1 << 14;
+
+kernels!("relu");
 
 /// y = max(x, 0).
 #[derive(Debug, Clone, Copy)]
@@ -49,6 +52,11 @@ impl Op for Relu {
                         .for_each(|(y, x)| *y = rectify(*x));
                 });
             }
+            Device::Cuda(gpu) => {
+                let n = io.shape(0).len();
+                let args = args![io.input_on(0), n, io.output_on(0)];
+                gpu.launch(&KERNELS, "relu_forward", Grid::strided(n), args)?;
+            }
         }
         Ok(())
     }
@@ -56,6 +64,7 @@ impl Op for Relu {
     fn backward(&self, io: &mut Backward<'_>) -> Result<()> {
         match io.device() {
             Device::Cpu => cpu_backward(io, 0),
+            Device::Cuda(gpu) => cuda_backward(gpu, io, 0)?,
         }
         Ok(())
     }
@@ -88,6 +97,11 @@ impl Op for AddRelu {
                         .for_each(|(y, (a, b))| *y = rectify(a + b));
                 });
             }
+            Device::Cuda(gpu) => {
+                let n = io.shape(0).len();
+                let args = args![io.input_on(0), io.input_on(1), n, io.output_on(0)];
+                gpu.launch(&KERNELS, "add_relu_forward", Grid::strided(n), args)?;
+            }
         }
         Ok(())
     }
@@ -97,6 +111,10 @@ impl Op for AddRelu {
             Device::Cpu => {
                 cpu_backward(io, 0);
                 cpu_backward(io, 1);
+            }
+            Device::Cuda(gpu) => {
+                cuda_backward(gpu, io, 0)?;
+                cuda_backward(gpu, io, 1)?;
             }
         }
         Ok(())
@@ -120,6 +138,15 @@ fn cpu_backward(io: &mut Backward<'_>, input: usize) {
             *d_x += if *y > 0.0 { *d_y } else { 0.0 };
         }
     });
+}
+
+fn cuda_backward(gpu: Gpu, io: &Backward<'_>, input: usize) -> Result<()> {
+    let (Some(d_x), Some(d_y)) = (io.d_input_on(input), io.d_output_on(0)) else {
+        return Ok(());
+    };
+    let n = io.shape(input).len();
+    let args = args![io.output_on(0), d_y, n, d_x];
+    gpu.launch(&KERNELS, "relu_backward", Grid::strided(n), args)
 }
 
 #[cfg(test)]

@@ -12,8 +12,9 @@
 //! Saves: that row's number per (s, c), u32. Memory: O(S·C). Time: O(N·C).
 //! Errors: a segment names a row that x does not have, or that another segment names.
 
+use crate::device::cuda::{Grid, args, kernels};
 use crate::device::simd::{Kernel, Simd, dispatch};
-use crate::device::{Device, parallel};
+use crate::device::{Array, Device, parallel};
 use crate::geometry::{MISSING, Ragged};
 use crate::graph::{Backward, Forward, Op, Plan, Shape};
 use crate::{Error, Result};
@@ -25,12 +26,14 @@ const SEGMENTS: usize = 64;
 /// Rows of one parallel chunk.
 const ROWS: usize = 256;
 
+kernels!("segment_max");
+
 /// y\[s\] = max over segment s.
 #[derive(Debug, Clone)]
 pub struct SegmentMax {
     segments: Ragged,
     /// Segment of every row, [`MISSING`] for rows in none; filled by the shape rule.
-    cluster: OnceLock<Vec<u32>>,
+    cluster: OnceLock<Array<u32>>,
 }
 
 impl SegmentMax {
@@ -41,7 +44,7 @@ impl SegmentMax {
     }
 
     /// Segment of each of `rows` rows. The lists are checked already.
-    fn find_cluster(&self, rows: usize) -> Result<Vec<u32>> {
+    fn find_cluster(&self, rows: usize) -> Result<Array<u32>> {
         let mut cluster = vec![MISSING; rows];
         for segment in 0..self.segments.len() {
             for &row in self.segments.list(segment) {
@@ -52,7 +55,7 @@ impl SegmentMax {
                 }
             }
         }
-        Ok(cluster)
+        Ok(cluster.into())
     }
 }
 
@@ -102,6 +105,14 @@ impl Op for SegmentMax {
     fn forward(&self, io: &mut Forward<'_>) -> Result<()> {
         let cols = io.shape(0).cols;
         match io.device() {
+            Device::Cuda(gpu) => {
+                let (offsets, index) =
+                    (self.segments.offsets.on(gpu)?, self.segments.index.on(gpu)?);
+                let n = self.segments.len() * cols;
+                let (y, winners) = (io.output_on(0), io.saved_on(0));
+                let args = args![io.input_on(0), offsets, index, n, cols as u32, y, winners];
+                gpu.launch(&KERNELS, "segment_max_forward", Grid::strided(n), args)?;
+            }
             Device::Cpu => {
                 let (x, y) = (io.input(0), io.output(0));
                 if io.saves() {
@@ -121,14 +132,21 @@ impl Op for SegmentMax {
     }
 
     fn backward(&self, io: &mut Backward<'_>) -> Result<()> {
-        let (Some(d_y), Some(d_x)) = (io.d_output(0), io.d_input(0)) else {
-            return Ok(());
-        };
         let cols = io.shape(0).cols;
+        let cluster = self.cluster.get().expect("the shape rule ran before");
         match io.device() {
+            Device::Cuda(gpu) => {
+                if let (Some(d_y), Some(d_x)) = (io.d_output_on(0), io.d_input_on(0)) {
+                    let n = io.shape(0).len();
+                    let args = args![cluster.on(gpu)?, io.saved_on(0), d_y, n, cols as u32, d_x];
+                    gpu.launch(&KERNELS, "segment_max_backward", Grid::strided(n), args)?;
+                }
+            }
             Device::Cpu => {
+                let (Some(d_y), Some(d_x)) = (io.d_output(0), io.d_input(0)) else {
+                    return Ok(());
+                };
                 let winners: &[u32] = bytemuck::cast_slice(io.saved(0));
-                let cluster = self.cluster.get().expect("the shape rule ran before");
                 parallel::for_each_rows(d_x, cols, ROWS, |first, d_x| {
                     let segments = cluster.iter().enumerate().skip(first);
                     for (d_x, (row, &segment)) in d_x.chunks_exact_mut(cols).zip(segments) {
@@ -198,7 +216,6 @@ impl SegmentMax {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::device::Array;
     use crate::graph::check::Check;
 
     #[test]

@@ -12,11 +12,14 @@
 //! Errors: a segment names a row that x does not have.
 
 use super::gather::add_listed_rows;
+use crate::device::cuda::{Grid, args, kernels};
 use crate::device::{Device, parallel};
 use crate::geometry::Ragged;
 use crate::graph::{Backward, Forward, Op, Plan, Shape};
 use crate::{Error, Result};
 use std::sync::OnceLock;
+
+kernels!("segment_mean");
 
 /// y\[s\] = mean over segment s.
 #[derive(Debug, Clone)]
@@ -71,6 +74,20 @@ impl Op for SegmentMean {
     fn forward(&self, io: &mut Forward<'_>) -> Result<()> {
         let cols = io.shape(0).cols;
         match io.device() {
+            Device::Cuda(gpu) => {
+                let (offsets, index) =
+                    (self.segments.offsets.on(gpu)?, self.segments.index.on(gpu)?);
+                let n = self.segments.len() * cols;
+                let args = args![
+                    io.input_on(0),
+                    offsets,
+                    index,
+                    n,
+                    cols as u32,
+                    io.output_on(0)
+                ];
+                gpu.launch(&KERNELS, "segment_mean_forward", Grid::strided(n), args)?;
+            }
             Device::Cpu => {
                 let (x, y) = (io.input(0), io.output(0));
                 parallel::for_each_rows(y, 1, 1 << 14, |_, y| y.fill(0.0));
@@ -81,12 +98,22 @@ impl Op for SegmentMean {
     }
 
     fn backward(&self, io: &mut Backward<'_>) -> Result<()> {
-        let (Some(d_y), Some(d_x)) = (io.d_output(0), io.d_input(0)) else {
-            return Ok(());
-        };
+        let inverse = self.inverse.get().expect("the shape rule ran before");
         match io.device() {
+            Device::Cuda(gpu) => {
+                if let (Some(d_y), Some(d_x)) = (io.d_output_on(0), io.d_input_on(0)) {
+                    let Shape { rows, cols } = io.shape(0);
+                    let offsets = self.segments.offsets.on(gpu)?;
+                    let (rows_of, index) = (inverse.offsets.on(gpu)?, inverse.index.on(gpu)?);
+                    let n = rows * cols;
+                    let args = args![offsets, rows_of, index, d_y, n, cols as u32, d_x];
+                    gpu.launch(&KERNELS, "segment_mean_backward", Grid::strided(n), args)?;
+                }
+            }
             Device::Cpu => {
-                let inverse = self.inverse.get().expect("the shape rule ran before");
+                let (Some(d_y), Some(d_x)) = (io.d_output(0), io.d_input(0)) else {
+                    return Ok(());
+                };
                 add_listed_rows(d_x, io.shape(0).cols, inverse, d_y, |s, _| {
                     (1, self.share(s))
                 });

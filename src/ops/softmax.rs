@@ -9,6 +9,7 @@
 //!
 //! Backward: dx = p (dp − Σ_c p dp). Saves nothing, reads its own output. Time and memory: O(N·C).
 
+use crate::device::cuda::{Grid, args, kernels};
 use crate::device::simd::{Kernel, Simd, dispatch};
 use crate::device::{Device, parallel};
 use crate::graph::{Backward, Forward, Op, Plan, Shape};
@@ -16,6 +17,8 @@ use crate::{Error, Result};
 
 /// Rows of one parallel chunk.
 pub(super) const ROWS: usize = 256;
+
+kernels!("softmax");
 
 /// Probabilities of every row.
 #[derive(Debug, Clone, Copy)]
@@ -109,6 +112,11 @@ impl Op for Softmax {
     fn forward(&self, io: &mut Forward<'_>) -> Result<()> {
         let cols = io.shape(0).cols;
         match io.device() {
+            Device::Cuda(gpu) => {
+                let rows = io.shape(0).rows;
+                let args = args![io.input_on(0), rows, cols as u32, io.output_on(0)];
+                gpu.launch(&KERNELS, "softmax_forward", Grid::warps(rows), args)?;
+            }
             Device::Cpu => {
                 let x = io.input(0);
                 parallel::for_each_rows(io.output(0), cols, ROWS, |first, p| {
@@ -121,12 +129,19 @@ impl Op for Softmax {
     }
 
     fn backward(&self, io: &mut Backward<'_>) -> Result<()> {
-        let (Some(d_p), Some(d_x)) = (io.d_output(0), io.d_input(0)) else {
-            return Ok(());
-        };
         let cols = io.shape(0).cols;
         match io.device() {
+            Device::Cuda(gpu) => {
+                if let (Some(d_p), Some(d_x)) = (io.d_output_on(0), io.d_input_on(0)) {
+                    let rows = io.shape(0).rows;
+                    let args = args![io.output_on(0), d_p, rows, cols as u32, d_x];
+                    gpu.launch(&KERNELS, "softmax_backward", Grid::warps(rows), args)?;
+                }
+            }
             Device::Cpu => {
+                let (Some(d_p), Some(d_x)) = (io.d_output(0), io.d_input(0)) else {
+                    return Ok(());
+                };
                 let p = io.output(0);
                 parallel::for_each_rows(d_x, cols, ROWS, |first, d_x| {
                     let range = first * cols..first * cols + d_x.len();

@@ -1,9 +1,12 @@
 //! Mean and variance of the columns of a matrix: what all batch norms stand on.
 
-use crate::device::parallel;
+use crate::device::cuda::{Grid, args, kernels};
 use crate::device::simd::{Kernel, Simd, dispatch};
+use crate::device::{Gpu, Pointer, parallel};
 use crate::graph::Shape;
 use crate::{Error, Result};
+
+kernels!("statistics");
 
 /// Which statistics a norm uses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -222,6 +225,117 @@ fn running(mean: &[f32], variance: &[f32]) -> Moments {
         mean: wide(mean),
         variance: wide(variance),
     }
+}
+
+/// How the rows of a matrix are cut for sums per column on a GPU; see `kernels/columns.cuh`.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct ColumnChunks {
+    /// Rows of a chunk.
+    pub rows: usize,
+    /// Number of chunks.
+    pub count: usize,
+}
+
+impl ColumnChunks {
+    /// Threads of a block, and most columns of a tile.
+    const THREADS: u32 = 256;
+    /// Fewest rows of a chunk.
+    const ROWS: usize = 256;
+    /// Most chunks.
+    const COUNT: usize = 1024;
+
+    /// The chunks of `rows` rows.
+    pub fn new(rows: usize) -> Self {
+        let chunk = rows.div_ceil(Self::COUNT).max(Self::ROWS);
+        let count = rows.div_ceil(chunk);
+        ColumnChunks { rows: chunk, count }
+    }
+
+    /// One block per chunk and tile of columns.
+    pub fn grid(self, cols: usize) -> Grid {
+        Grid::plane(
+            [self.count, cols.div_ceil(Self::THREADS as usize)],
+            Self::THREADS,
+        )
+    }
+
+    /// Words of partial results: two per chunk and column.
+    pub fn words(self, cols: usize) -> usize {
+        2 * self.count * cols
+    }
+}
+
+/// Adds to `out` \[C\] the sums per column of `x` [N, C], or of its values where `mask` is above 0, on a GPU.
+pub(super) fn add_column_sums_on(
+    gpu: Gpu,
+    (x, mask, shape): (Pointer, Option<Pointer>, Shape),
+    scratch: Pointer,
+    out: Pointer,
+) -> Result<()> {
+    let Shape { rows, cols } = shape;
+    let chunks = ColumnChunks::new(rows);
+    let args = args![x, mask, rows, cols as u32, chunks.rows, scratch];
+    gpu.launch(&KERNELS, "column_sums", chunks.grid(cols), args)?;
+    add_parts_on(gpu, (scratch, chunks.count), cols, out)
+}
+
+/// Adds `count` partial results of `n` values each to `out`, in order, on a GPU.
+pub(super) fn add_parts_on(
+    gpu: Gpu,
+    (parts, count): (Pointer, usize),
+    n: usize,
+    out: Pointer,
+) -> Result<()> {
+    let args = args![parts, count, n, out];
+    gpu.launch(&KERNELS, "add_parts", Grid::strided(n), args)
+}
+
+/// Where a norm on a GPU puts what it needs per column, each C values.
+pub(super) struct Coefficients {
+    pub scale: Pointer,
+    pub shift: Pointer,
+    pub mean: Option<Pointer>,
+    pub inverse: Option<Pointer>,
+    /// Batch mean and unbiased variance.
+    pub batch: Option<[Pointer; 2]>,
+}
+
+/// Statistics and coefficients of a norm over `inputs` (x, γ, β, running mean, running variance) on a GPU, with scratch
+/// for the partial results.
+pub(super) fn coefficients_on(
+    gpu: Gpu,
+    (statistics, epsilon): (Statistics, f32),
+    (inputs, shape): ([Pointer; 5], Shape),
+    scratch: Pointer,
+    out: Coefficients,
+) -> Result<()> {
+    let Shape { rows, cols } = shape;
+    let [x, gamma, beta, mean, variance] = inputs;
+    let chunks = ColumnChunks::new(match statistics {
+        Statistics::Batch => rows,
+        Statistics::Running => 0,
+    });
+    let moments = args![x, rows, cols as u32, chunks.rows, scratch];
+    gpu.launch(&KERNELS, "column_moments", chunks.grid(cols), moments)?;
+    let finish = args![
+        scratch,
+        rows,
+        cols as u32,
+        chunks.rows,
+        chunks.count,
+        gamma,
+        beta,
+        mean,
+        variance,
+        epsilon,
+        out.scale,
+        out.shift,
+        out.mean,
+        out.inverse,
+        out.batch.map(|b| b[0]),
+        out.batch.map(|b| b[1])
+    ];
+    gpu.launch(&KERNELS, "finish_moments", Grid::warps(cols), finish)
 }
 
 #[cfg(test)]

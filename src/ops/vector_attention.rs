@@ -29,7 +29,7 @@ use super::pairs::{Sizes, expect_shape, load_deltas, pack_planes, pack_projectio
 use super::relation::{PositionBias, RelationInputs, relation_columns, relation_scratch};
 use crate::device::simd::{Kernel, Simd, dispatch};
 use crate::device::workspace::{carve, padded, with_workspace};
-use crate::device::{Device, parallel};
+use crate::device::{Device, cpu_only, parallel};
 use crate::geometry::Neighbors;
 use crate::graph::{Backward, Forward, Op, Plan, Shape};
 use crate::{Error, Result};
@@ -169,6 +169,7 @@ impl Op for VectorAttention {
 
     fn forward(&self, io: &mut Forward<'_>) -> Result<()> {
         match io.device() {
+            Device::Cuda(_) => return Err(cpu_only(self.name())),
             Device::Cpu => self.cpu_forward(io),
         }
         Ok(())

@@ -4,8 +4,11 @@
 //! Errors: a loss that is not [1, 1]; a weight that is not finite.
 
 use crate::device::Device;
+use crate::device::cuda::{Grid, args, kernels};
 use crate::graph::{Backward, Forward, Op, Plan, Shape};
 use crate::{Error, Result};
+
+kernels!("weighted_sum");
 
 /// L = Σ w L, one weight per input.
 #[derive(Debug, Clone)]
@@ -46,6 +49,12 @@ impl Op for WeightedSum {
 
     fn forward(&self, io: &mut Forward<'_>) -> Result<()> {
         match io.device() {
+            Device::Cuda(gpu) => {
+                for (i, weight) in self.weights.iter().enumerate() {
+                    let args = args![io.input_on(i), *weight, i > 0, io.output_on(0)];
+                    gpu.launch(&KERNELS, "weighted_term", Grid::new(1, 1), args)?;
+                }
+            }
             Device::Cpu => {
                 let terms = self.weights.iter().enumerate();
                 io.output(0)[0] = terms.map(|(i, w)| w * io.input(i)[0]).sum();
@@ -55,11 +64,19 @@ impl Op for WeightedSum {
     }
 
     fn backward(&self, io: &mut Backward<'_>) -> Result<()> {
-        let Some(d_loss) = io.d_output(0) else {
-            return Ok(());
-        };
         match io.device() {
+            Device::Cuda(gpu) => {
+                for (i, weight) in self.weights.iter().enumerate() {
+                    if let (Some(d_loss), Some(d)) = (io.d_output_on(0), io.d_input_on(i)) {
+                        let args = args![d_loss, *weight, true, d];
+                        gpu.launch(&KERNELS, "weighted_term", Grid::new(1, 1), args)?;
+                    }
+                }
+            }
             Device::Cpu => {
+                let Some(d_loss) = io.d_output(0) else {
+                    return Ok(());
+                };
                 for (i, weight) in self.weights.iter().enumerate() {
                     if let Some(d) = io.d_input(i) {
                         d[0] += weight * d_loss[0];

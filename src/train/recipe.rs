@@ -145,7 +145,7 @@ impl Recipe for Supervised {
         check_finite("training loss", loss, at)?;
         check_finite("gradient", grad_norm, at)?;
         let predicted = argmax(run.read(logits), learner.network.classes());
-        run.commit(&mut learner.params);
+        run.commit(&mut learner.params)?;
 
         if let Some(limit) = self.clip {
             clip(learner.gradients.values_mut(), grad_norm, limit);

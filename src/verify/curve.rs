@@ -225,7 +225,7 @@ impl Trainer {
         drop(graph);
         let value = f64::from(run.read(loss)[0]);
         let correct = correct(run.read(logits), network.classes(), &target);
-        run.commit(&mut self.model.params);
+        run.commit(&mut self.model.params)?;
         let before = self.model.params.values().to_vec();
         let rate = self.schedule.at(step, self.total, self.config.base());
         let values = self.model.params.values_mut();

@@ -89,7 +89,7 @@ pub(super) fn both_modes(
         let group = format!("{prefix}grad.param.");
         compare_gradients(case.file, &group, &gradients, &zero, all, report)?;
         if mode == Mode::Training {
-            run.commit(params);
+            run.commit(params)?;
             buffers(
                 case.file,
                 "train.buffer_after.",

@@ -235,7 +235,7 @@ fn training(
     report.relative("train_logits", run.read(logits), &want, TRAINING);
     let got = f64::from(run.read(loss)[0]);
     report.ratio("train_loss", got, case.file.get_f64("train_loss")?[0], LOSS);
-    run.commit(&mut model.params);
+    run.commit(&mut model.params)?;
     buffers(
         case.file,
         "buffer_after_forward.",

@@ -26,7 +26,7 @@ pub(super) mod cpu;
 mod tests;
 
 use super::pairs::{Sizes, expect_shape, parts};
-use crate::device::Device;
+use crate::device::{Device, cpu_only};
 use crate::geometry::Neighbors;
 use crate::graph::{Backward, Forward, Op, Plan, Shape};
 use crate::{Error, Result};
@@ -110,6 +110,7 @@ impl Op for Aggregate {
 
     fn forward(&self, io: &mut Forward<'_>) -> Result<()> {
         match io.device() {
+            Device::Cuda(_) => return Err(cpu_only(self.name())),
             Device::Cpu => cpu::forward(self, io),
         }
         Ok(())
@@ -117,6 +118,7 @@ impl Op for Aggregate {
 
     fn backward(&self, io: &mut Backward<'_>) -> Result<()> {
         match io.device() {
+            Device::Cuda(_) => return Err(cpu_only(self.name())),
             Device::Cpu => cpu::backward(self, io),
         }
         Ok(())

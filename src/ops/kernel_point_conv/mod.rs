@@ -23,9 +23,9 @@ mod cpu;
 mod tests;
 
 use super::pairs::{expect_shape, parts};
-use crate::device::Device;
 use crate::device::simd::MAX_LANES;
 use crate::device::workspace::padded;
+use crate::device::{Device, cpu_only};
 use crate::geometry::Neighbors;
 use crate::graph::{Backward, Forward, Op, Plan, Shape};
 use crate::{Error, Result};
@@ -129,6 +129,7 @@ impl Op for KernelPointConv {
 
     fn forward(&self, io: &mut Forward<'_>) -> Result<()> {
         match io.device() {
+            Device::Cuda(_) => return Err(cpu_only(self.name())),
             Device::Cpu => cpu::forward(self, io),
         }
         Ok(())
@@ -136,6 +137,7 @@ impl Op for KernelPointConv {
 
     fn backward(&self, io: &mut Backward<'_>) -> Result<()> {
         match io.device() {
+            Device::Cuda(_) => return Err(cpu_only(self.name())),
             Device::Cpu => cpu::backward(self, io),
         }
         Ok(())

@@ -31,7 +31,7 @@ mod tests;
 mod tile;
 
 use super::pairs::expect_shape;
-use crate::device::Device;
+use crate::device::{Device, cpu_only};
 use crate::geometry::Windows;
 use crate::graph::{Backward, Forward, Op, Plan, Shape};
 use crate::{Error, Result};
@@ -225,6 +225,7 @@ impl Op for WindowAttention {
 
     fn forward(&self, io: &mut Forward<'_>) -> Result<()> {
         match io.device() {
+            Device::Cuda(_) => return Err(cpu_only(self.name())),
             Device::Cpu => cpu::forward(self, io),
         }
         Ok(())
@@ -232,6 +233,7 @@ impl Op for WindowAttention {
 
     fn backward(&self, io: &mut Backward<'_>) -> Result<()> {
         match io.device() {
+            Device::Cuda(_) => return Err(cpu_only(self.name())),
             Device::Cpu => gradient::backward(self, io),
         }
         Ok(())

@@ -1,0 +1,103 @@
+// Batch norm after its statistics. Bound by bandwidth.
+#include "columns.cuh"
+
+// y = scale x + shift, then max(y, 0) if asked. One thread per value, in strides of the grid.
+extern "C" __global__ void batch_norm_forward(
+    const float* __restrict__ x,     // [N, C]
+    const float* __restrict__ kept,  // [4, C]: scale, shift, mean, inverse deviation
+    u64 n,                           // N * C
+    u32 cols,                        // C
+    u32 relu,
+    float* __restrict__ y            // [N, C]
+) {
+    for (u64 i = first_element(); i < n; i += element_stride()) {
+        u64 row;
+        u32 c;
+        place_of(i, cols, row, c);
+        const float z = kept[c] * x[i] + kept[cols + c];
+        y[i] = relu ? rectify(z) : z;
+    }
+}
+
+// The gradient before the ReLU; the same arithmetic as forward decides.
+__device__ __forceinline__ float passed(const float* kept, u32 cols, u32 c, u32 relu, float x, float d_y) {
+    return !relu || kept[c] * x + kept[cols + c] > 0.0f ? d_y : 0.0f;
+}
+
+// Per chunk and column: the sums of g and of g (x - mean).
+extern "C" __global__ void __launch_bounds__(COLUMN_THREADS) batch_norm_backward_sums(
+    const float* __restrict__ x,     // [N, C]
+    const float* __restrict__ kept,  // [4, C]
+    const float* __restrict__ d_y,   // [N, C]
+    u64 rows,                        // N
+    u32 cols,                        // C
+    u64 chunk_rows,                  // rows of a chunk
+    u32 relu,
+    float* __restrict__ partials     // [chunks, 2, C]
+) {
+    const ColumnShare s = column_share(rows, cols, chunk_rows);
+    float sum = 0.0f, product = 0.0f;
+    if (s.is_active)
+        for (u64 row = s.first; row < s.end; row += s.step) {
+            const u64 at = row * cols + s.col;
+            const float g = passed(kept, cols, s.col, relu, x[at], d_y[at]);
+            sum += g;
+            product += g * (x[at] - kept[2 * cols + s.col]);
+        }
+    sum = column_sum(s, sum);
+    product = column_sum(s, product);
+    if (threadIdx.x >= s.tile) return;
+    float* out = partials + (u64)blockIdx.x * 2 * cols;
+    out[s.col] = sum;
+    out[cols + s.col] = product;
+}
+
+// d_gamma and d_beta, and the share of every row through mean and variance: d_x gets a (x - mean) + b. One warp per
+// column.
+extern "C" __global__ void batch_norm_backward_columns(
+    const float* __restrict__ partials,  // [chunks, 2, C]
+    u64 chunks,
+    const float* __restrict__ gamma,     // [C]
+    const float* __restrict__ kept,      // [4, C]
+    u32 cols,                            // C
+    float share,                         // 1 / N with batch statistics, else 0
+    float* __restrict__ d_gamma,         // [C], or null
+    float* __restrict__ d_beta,          // [C], or null
+    float* __restrict__ affine           // [2, C]: a, b
+) {
+    const u64 col = warp_number();
+    if (col >= cols) return;
+    double sum = 0.0, product = 0.0;
+    for (u64 chunk = lane_number(); chunk < chunks; chunk += 32) {
+        sum += partials[chunk * 2 * cols + col];
+        product += partials[(chunk * 2 + 1) * cols + col];
+    }
+    sum = warp_sum(sum);
+    product = warp_sum(product);
+    if (lane_number() != 0) return;
+    const float inverse = kept[3 * cols + col], scale = gamma[col] * inverse;
+    if (d_gamma) d_gamma[col] += (float)product * inverse;
+    if (d_beta) d_beta[col] += (float)sum;
+    affine[col] = -scale * inverse * inverse * (float)product * share;
+    affine[cols + col] = -scale * (float)sum * share;
+}
+
+// d_x += scale g + a (x - mean) + b. One thread per value, in strides of the grid.
+extern "C" __global__ void batch_norm_backward(
+    const float* __restrict__ x,       // [N, C]
+    const float* __restrict__ kept,    // [4, C]
+    const float* __restrict__ affine,  // [2, C]
+    const float* __restrict__ d_y,     // [N, C]
+    u64 n,                             // N * C
+    u32 cols,                          // C
+    u32 relu,
+    float* __restrict__ d_x            // [N, C]
+) {
+    for (u64 i = first_element(); i < n; i += element_stride()) {
+        u64 row;
+        u32 c;
+        place_of(i, cols, row, c);
+        const float g = passed(kept, cols, c, relu, x[i], d_y[i]);
+        d_x[i] += kept[c] * g + affine[c] * (x[i] - kept[2 * cols + c]) + affine[cols + c];
+    }
+}

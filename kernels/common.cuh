@@ -1,0 +1,126 @@
+// What every kernel file includes: types and the few instructions that C++ has no name for.
+//
+// Kernels need no toolkit header. Counts and places of elements are 64 bits wide, since a batch may hold more than 2^31
+// values; row and column numbers are 32 bits wide.
+#pragma once
+
+typedef unsigned int u32;
+typedef unsigned long long u64;
+
+// An entry of an index list that names no row.
+#define MISSING 0xFFFFFFFFu
+
+#define INFINITY __int_as_float(0x7F800000)
+
+// First element of this thread, and the step to its next one, in a kernel that walks over its elements in strides.
+__device__ __forceinline__ u64 first_element() { return (u64)blockIdx.x * blockDim.x + threadIdx.x; }
+__device__ __forceinline__ u64 element_stride() { return (u64)gridDim.x * blockDim.x; }
+
+// max(x, 0); NaN stays NaN.
+__device__ __forceinline__ float rectify(float x) { return x < 0.0f ? 0.0f : x; }
+
+// Row and column of element i of a matrix. Divides in 32 bits wherever the numbers allow it.
+__device__ __forceinline__ void place_of(u64 i, u32 cols, u64& row, u32& col) {
+    if (i >> 32) {
+        row = i / cols;
+        col = (u32)(i - row * cols);
+    } else {
+        const u32 r = (u32)i / cols;
+        row = r;
+        col = (u32)i - r * cols;
+    }
+}
+
+// Number of this warp in the grid, and of this thread in its warp.
+__device__ __forceinline__ u64 warp_number() { return ((u64)blockIdx.x * blockDim.x + threadIdx.x) >> 5; }
+__device__ __forceinline__ u32 lane_number() { return threadIdx.x & 31u; }
+
+// Sum and maximum over the lanes of a whole warp, known to all of them. The order of the additions is fixed.
+__device__ __forceinline__ float warp_sum(float x) {
+#pragma unroll
+    for (int step = 16; step > 0; step >>= 1) x += __shfl_xor_sync(0xFFFFFFFFu, x, step);
+    return x;
+}
+__device__ __forceinline__ double warp_sum(double x) {
+#pragma unroll
+    for (int step = 16; step > 0; step >>= 1) x += __shfl_xor_sync(0xFFFFFFFFu, x, step);
+    return x;
+}
+__device__ __forceinline__ float warp_max(float x) {
+#pragma unroll
+    for (int step = 16; step > 0; step >>= 1) x = fmaxf(x, __shfl_xor_sync(0xFFFFFFFFu, x, step));
+    return x;
+}
+
+// Sum of n values by one block of 1024 threads, known to its first thread. Each thread adds up every 1024th value.
+__device__ __forceinline__ double block_sum(const float* x, u64 n) {
+    __shared__ double sums[32];
+    double sum = 0.0;
+    for (u64 i = threadIdx.x; i < n; i += blockDim.x) sum += x[i];
+    sum = warp_sum(sum);
+    if (lane_number() == 0) sums[threadIdx.x >> 5] = sum;
+    __syncthreads();
+    if (threadIdx.x < 32) sum = warp_sum(sums[threadIdx.x]);
+    return sum;
+}
+
+// Softmax of one row by one warp, its lanes across the channels; p may be null. Gives the logarithm of the sum of the
+// exponentials.
+__device__ __forceinline__ float softmax_row(const float* x, u32 cols, float* p) {
+    float largest = -INFINITY;
+    for (u32 c = lane_number(); c < cols; c += 32) largest = fmaxf(largest, x[c]);
+    largest = warp_max(largest);
+    float sum = 0.0f;
+    for (u32 c = lane_number(); c < cols; c += 32) sum += expf(x[c] - largest);
+    sum = warp_sum(sum);
+    if (p) {
+        const float share = 1.0f / sum;
+        for (u32 c = lane_number(); c < cols; c += 32) p[c] = expf(x[c] - largest) * share;
+    }
+    return largest + logf(sum);
+}
+
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800
+// x as the sum of two TF32 numbers of 11 significant bits each, nearly exactly.
+__device__ __forceinline__ u32 round_tf32(float x) {
+    u32 bits;
+    asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(bits) : "f"(x));
+    return bits;
+}
+__device__ __forceinline__ void split_tf32(float x, u32& high, u32& low) {
+    high = round_tf32(x);
+    low = round_tf32(x - __uint_as_float(high));
+}
+
+// d += a b on a tensor core by one warp: a is 16 x 8, b 8 x 8, d 16 x 8. With row = lane / 4 and col = lane % 4 a lane
+// holds a[row + 8 (v % 2)][col + 4 (v / 2)], b[col + 4 v][row] and d[row + 8 (v / 2)][2 col + v % 2].
+__device__ __forceinline__ void mma_tf32(float* d, const u32* a, const u32* b) {
+    asm volatile(
+        "mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+#endif
+
+// First word of Philox 4x32-10 (Salmon et al. 2011) at a counter; the same numbers as device/random.rs.
+__device__ __forceinline__ u32 philox_word(u64 seed, u64 stream, u64 index) {
+    u32 k0 = (u32)seed, k1 = (u32)(seed >> 32);
+    u32 x0 = (u32)index, x1 = (u32)(index >> 32), x2 = (u32)stream, x3 = (u32)(stream >> 32);
+#pragma unroll
+    for (int round = 0; round < 10; ++round) {
+        const u64 p0 = (u64)0xD2511F53u * x0, p1 = (u64)0xCD9E8D57u * x2;
+        x0 = (u32)(p1 >> 32) ^ x1 ^ k0;
+        x1 = (u32)p1;
+        x2 = (u32)(p0 >> 32) ^ x3 ^ k1;
+        x3 = (u32)p0;
+        k0 += 0x9E3779B9u;
+        k1 += 0xBB67AE85u;
+    }
+    return x0;
+}
+
+// What a random mask multiplies number `index` of its stream by: 0 with probability rate, else 1 / (1 - rate).
+__device__ __forceinline__ float dropout_factor(u64 seed, u64 stream, u64 index, float rate) {
+    const float uniform = (float)(philox_word(seed, stream, index) >> 8) * (1.0f / 16777216.0f);
+    return uniform < rate ? 0.0f : 1.0f / (1.0f - rate);
+}

@@ -1,0 +1,109 @@
+// The position map P from the moments of the offsets, and its backward. One thread per channel, in f64. Bound by latency:
+// there are a few hundred channels.
+#include "common.cuh"
+
+struct Moments {
+    double mean[3], xx, xy, xz, yy, yz, zz;
+};
+
+struct Channel {
+    double w[3], covariance_w[3], mean, variance, r;
+};
+
+__device__ __forceinline__ double dot(const double* a, const double* b) {
+    return a[0] * b[0] + a[1] * b[1] + a[2] * b[2];
+}
+
+__device__ __forceinline__ Channel channel_of(const float* w, const float* b, const float* running_mean,
+                                              const float* running_variance, const Moments& m, u64 c, u32 batch,
+                                              float epsilon) {
+    Channel k;
+    for (int axis = 0; axis < 3; ++axis) k.w[axis] = w[3 * c + axis];
+    k.covariance_w[0] = m.xx * k.w[0] + m.xy * k.w[1] + m.xz * k.w[2];
+    k.covariance_w[1] = m.xy * k.w[0] + m.yy * k.w[1] + m.yz * k.w[2];
+    k.covariance_w[2] = m.xz * k.w[0] + m.yz * k.w[1] + m.zz * k.w[2];
+    k.mean = batch ? dot(k.w, m.mean) + b[c] : (double)running_mean[c];
+    k.variance = batch ? fmax(dot(k.w, k.covariance_w), 0.0) : (double)running_variance[c];
+    k.r = 1.0 / sqrt(k.variance + (double)epsilon);
+    return k;
+}
+
+extern "C" __global__ void position_norm_forward(
+    const float* __restrict__ w,                 // [C, 3]
+    const float* __restrict__ b,                 // [C]
+    const float* __restrict__ gamma,             // [C]
+    const float* __restrict__ beta,              // [C]
+    const float* __restrict__ running_mean,      // [C]
+    const float* __restrict__ running_variance,  // [C]
+    double x,                                    // mean of the offsets
+    double y,
+    double z,
+    double xx,                                   // their covariance
+    double xy,
+    double xz,
+    double yy,
+    double yz,
+    double zz,
+    u64 channels,                                // C
+    u64 pairs,                                   // N * K
+    u32 batch,                                   // 1: batch statistics
+    float epsilon,
+    float* __restrict__ position,                // [C, 4]
+    float* __restrict__ batch_mean,              // [C], or null
+    float* __restrict__ batch_variance           // [C], or null: unbiased
+) {
+    const Moments m = {{x, y, z}, xx, xy, xz, yy, yz, zz};
+    for (u64 c = first_element(); c < channels; c += element_stride()) {
+        const Channel k = channel_of(w, b, running_mean, running_variance, m, c, batch, epsilon);
+        const double a = gamma[c] * k.r;
+        for (int axis = 0; axis < 3; ++axis) position[4 * c + axis] = (float)(a * k.w[axis]);
+        position[4 * c + 3] = (float)(a * (b[c] - k.mean) + beta[c]);
+        if (batch_mean) batch_mean[c] = (float)k.mean;
+        const double unbias = pairs > 1 ? (double)pairs / (double)(pairs - 1) : (double)pairs;
+        if (batch_variance) batch_variance[c] = (float)(k.variance * unbias);
+    }
+}
+
+extern "C" __global__ void position_norm_backward(
+    const float* __restrict__ w,                 // [C, 3]
+    const float* __restrict__ b,                 // [C]
+    const float* __restrict__ gamma,             // [C]
+    const float* __restrict__ running_mean,      // [C]
+    const float* __restrict__ running_variance,  // [C]
+    double x,                                    // mean of the offsets
+    double y,
+    double z,
+    double xx,                                   // their covariance
+    double xy,
+    double xz,
+    double yy,
+    double yz,
+    double zz,
+    const float* __restrict__ d_position,        // [C, 4]
+    u64 channels,                                // C
+    u32 batch,                                   // 1: batch statistics
+    float epsilon,
+    float* __restrict__ d_w,                     // [C, 3], or null
+    float* __restrict__ d_b,                     // [C], or null
+    float* __restrict__ d_gamma,                 // [C], or null
+    float* __restrict__ d_beta                   // [C], or null
+) {
+    const Moments m = {{x, y, z}, xx, xy, xz, yy, yz, zz};
+    for (u64 c = first_element(); c < channels; c += element_stride()) {
+        const Channel k = channel_of(w, b, running_mean, running_variance, m, c, batch, epsilon);
+        double slope[3];
+        for (int axis = 0; axis < 3; ++axis) slope[axis] = d_position[4 * c + axis];
+        const double shift = d_position[4 * c + 3], a = gamma[c] * k.r;
+        const double d_a = dot(slope, k.w) + shift * (b[c] - k.mean);
+        // With batch statistics b - mean = -w mean(offsets): the shift depends on w, and not on b.
+        const double d_variance = batch ? -0.5 * d_a * gamma[c] * k.r * k.r * k.r : 0.0;
+        const double d_mean_w = batch ? -a * shift : 0.0;
+        if (d_w)
+            for (int axis = 0; axis < 3; ++axis)
+                d_w[3 * c + axis] += (float)(a * slope[axis] + d_mean_w * m.mean[axis] +
+                                             2.0 * d_variance * k.covariance_w[axis]);
+        if (d_b && !batch) d_b[c] += (float)(a * shift);
+        if (d_gamma) d_gamma[c] += (float)(d_a * k.r);
+        if (d_beta) d_beta[c] += (float)shift;
+    }
+}

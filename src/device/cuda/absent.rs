@@ -1,0 +1,74 @@
+//! What stands in for a GPU in a build without the feature `cuda`: nothing that could be reached.
+
+use super::{Arg, Gpu, Grid, Kernels, Pointer};
+use crate::{Error, Result};
+
+/// A GPU that cannot exist in this build.
+#[derive(Debug)]
+pub enum Cuda {}
+
+/// Says that this build has no CUDA.
+///
+/// # Errors
+/// Always.
+pub fn probe() -> Result<&'static str, &'static str> {
+    Err("this build has no CUDA (feature `cuda`)")
+}
+
+/// Nothing: there is nothing to find.
+pub fn probed() -> Option<Result<&'static str, &'static str>> {
+    None
+}
+
+/// No GPU, and why.
+///
+/// # Errors
+/// Always.
+pub fn describe() -> Result<Vec<String>> {
+    Err(absent(Gpu::Card(0)))
+}
+
+fn absent(gpu: Gpu) -> Error {
+    gpu.error("this build runs on the CPU only; build it with the feature `cuda`, or use --device cpu or auto")
+}
+
+impl Cuda {
+    pub(super) fn open(gpu: Gpu) -> Result<&'static Cuda> {
+        Err(absent(gpu))
+    }
+
+    /// Cannot be called.
+    pub fn launch(&self, _: &'static Kernels, _: &str, _: Grid, _: &[Arg]) -> Result<()> {
+        match *self {}
+    }
+
+    /// Cannot be called.
+    pub fn capability(&self) -> u32 {
+        match *self {}
+    }
+
+    pub(crate) fn allocate(&self, _: usize) -> Result<Pointer> {
+        match *self {}
+    }
+
+    pub(crate) fn free(&self, _: Pointer) {
+        match *self {}
+    }
+
+    pub(crate) fn upload(&self, _: &[u8], _: Pointer) -> Result<()> {
+        match *self {}
+    }
+
+    pub(crate) fn download(&self, _: Pointer, _: &mut [u8]) -> Result<()> {
+        match *self {}
+    }
+
+    pub(crate) fn zero(&self, _: Pointer, _: usize) -> Result<()> {
+        match *self {}
+    }
+
+    /// Cannot be called.
+    pub fn synchronize(&self) -> Result<()> {
+        match *self {}
+    }
+}

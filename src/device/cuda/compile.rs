@@ -1,0 +1,155 @@
+//! Compiling a kernel file with NVRTC.
+
+use super::{HEADERS, Kernels, cache};
+use cudarc::nvrtc::sys as nvrtc;
+use std::ffi::{CStr, CString, c_char};
+
+/// Flags of every compilation. Line numbers serve the emulator's and the profiler's reports and cost nothing.
+const OPTIONS: [&str; 3] = [
+    "--std=c++17",
+    "--generate-line-info",
+    "--device-as-default-execution-space",
+];
+
+/// What the code is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Target {
+    /// Machine code of exactly this compute capability (major · 10 + minor).
+    Machine(u32),
+    /// PTX of this compute capability, for the emulator and for GPUs newer than the compiler.
+    Ptx(u32),
+}
+
+impl Target {
+    fn option(self) -> String {
+        match self {
+            Target::Machine(capability) => format!("--gpu-architecture=sm_{capability}"),
+            Target::Ptx(capability) => format!("--gpu-architecture=compute_{capability}"),
+        }
+    }
+}
+
+/// Version of NVRTC, which must be loaded.
+pub fn version() -> (i32, i32) {
+    let (mut major, mut minor) = (0, 0);
+    // SAFETY: writes two integers.
+    unsafe { nvrtc::nvrtcVersion(&mut major, &mut minor) };
+    (major, minor)
+}
+
+/// Compute capabilities that NVRTC, which must be loaded, compiles for.
+pub fn capabilities() -> Vec<u32> {
+    let mut count = 0;
+    // SAFETY: writes one integer.
+    unsafe { nvrtc::nvrtcGetNumSupportedArchs(&mut count) };
+    let mut list = vec![0i32; count.max(0) as usize];
+    // SAFETY: writes as many integers as it has just said.
+    unsafe { nvrtc::nvrtcGetSupportedArchs(list.as_mut_ptr()) };
+    list.into_iter().map(|c| c as u32).collect()
+}
+
+/// Code of `kernels` for `target`, from the cache or the compiler. PTX ends in a zero byte, as the driver wants it.
+///
+/// # Errors
+/// What NVRTC says.
+pub fn image(kernels: &Kernels, target: Target) -> Result<Vec<u8>, String> {
+    let (major, minor) = version();
+    let compiler = format!("nvrtc {major}.{minor} {}", OPTIONS.join(" "));
+    let option = target.option();
+    let mut parts = vec![kernels.source, &compiler, &option];
+    parts.extend(HEADERS.iter().map(|(_, text)| *text));
+    let entry = cache::Entry::new(kernels.name, &parts);
+    if let Some(image) = entry.read() {
+        return Ok(image);
+    }
+    let image = compile(kernels, target)?;
+    entry.write(&image);
+    Ok(image)
+}
+
+fn compile(kernels: &Kernels, target: Target) -> Result<Vec<u8>, String> {
+    let program = Program::new(kernels)?;
+    let mut options: Vec<CString> = OPTIONS.iter().map(|o| text(o)).collect();
+    options.push(text(&target.option()));
+    program.compile(&options)?;
+    match target {
+        Target::Machine(_) => program.output(
+            nvrtc::nvrtcGetCUBINSize,
+            nvrtc::nvrtcGetCUBIN,
+            "machine code",
+        ),
+        Target::Ptx(_) => program.output(nvrtc::nvrtcGetPTXSize, nvrtc::nvrtcGetPTX, "PTX"),
+    }
+}
+
+fn text(words: &str) -> CString {
+    CString::new(words).expect("sources and options hold no zero byte")
+}
+
+type SizeOf = unsafe fn(nvrtc::nvrtcProgram, *mut usize) -> nvrtc::nvrtcResult;
+type ReadInto = unsafe fn(nvrtc::nvrtcProgram, *mut c_char) -> nvrtc::nvrtcResult;
+
+/// A program of NVRTC, destroyed when dropped.
+struct Program(nvrtc::nvrtcProgram);
+
+impl Program {
+    fn new(kernels: &Kernels) -> Result<Program, String> {
+        let (source, name) = (text(kernels.source), text(&format!("{}.cu", kernels.name)));
+        let headers = HEADERS.map(|(_, header)| text(header));
+        let mut program = std::ptr::null_mut();
+        // SAFETY: every pointer is to a string that outlives the call; NVRTC copies them.
+        let result = unsafe {
+            nvrtc::nvrtcCreateProgram(
+                &mut program,
+                source.as_ptr(),
+                name.as_ptr(),
+                HEADERS.len() as i32,
+                headers.each_ref().map(|h| h.as_ptr()).as_ptr(),
+                HEADERS.map(|(name, _)| name.as_ptr()).as_ptr(),
+            )
+        };
+        check(result, "creating a program")?;
+        Ok(Program(program))
+    }
+
+    fn compile(&self, options: &[CString]) -> Result<(), String> {
+        let pointers: Vec<*const c_char> = options.iter().map(|o| o.as_ptr()).collect();
+        // SAFETY: the program is alive and the option strings outlive the call.
+        let result =
+            unsafe { nvrtc::nvrtcCompileProgram(self.0, pointers.len() as i32, pointers.as_ptr()) };
+        check(result, "compiling").map_err(|fault| {
+            let log = self.output(
+                nvrtc::nvrtcGetProgramLogSize,
+                nvrtc::nvrtcGetProgramLog,
+                "log",
+            );
+            let log = log.unwrap_or_default();
+            let log = CStr::from_bytes_until_nul(&log).unwrap_or_default();
+            format!("{fault}\n{}", log.to_string_lossy().trim_end())
+        })
+    }
+
+    fn output(&self, size_of: SizeOf, read: ReadInto, what: &str) -> Result<Vec<u8>, String> {
+        let mut size = 0;
+        // SAFETY: the program is alive; one integer is written.
+        check(unsafe { size_of(self.0, &mut size) }, what)?;
+        let mut bytes = vec![0u8; size];
+        // SAFETY: the buffer has the size that NVRTC has just asked for.
+        check(unsafe { read(self.0, bytes.as_mut_ptr().cast()) }, what)?;
+        Ok(bytes)
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        // SAFETY: created in `new` and destroyed once.
+        unsafe { nvrtc::nvrtcDestroyProgram(&mut self.0) };
+    }
+}
+
+fn check(result: nvrtc::nvrtcResult, what: &str) -> Result<(), String> {
+    match result {
+        nvrtc::nvrtcResult::NVRTC_SUCCESS => Ok(()),
+        other => Err(format!("NVRTC: {what}: {other:?}")),
+    }
+}

@@ -1,0 +1,350 @@
+//! An open GPU.
+
+use super::compile::{self, Target};
+use super::{Arg, Gpu, Grid, Kernels, OLDEST_CAPABILITY, Pointer, library, signature};
+use crate::Result;
+use cudarc::driver::result::{self, DriverError, stream::StreamKind};
+use cudarc::driver::{CudaContext, sys};
+use std::collections::HashMap;
+use std::ffi::{CString, c_void};
+use std::sync::{Arc, Mutex, OnceLock};
+
+/// Most arguments of a kernel.
+const ARGUMENTS: usize = 32;
+
+/// An open GPU: one context, one stream.
+#[derive(Debug)]
+pub struct Cuda {
+    gpu: Gpu,
+    context: Arc<CudaContext>,
+    stream: sys::CUstream,
+    target: Target,
+    capability: u32,
+    functions: Mutex<HashMap<(*const Kernels, String), sys::CUfunction>>,
+    modules: Mutex<HashMap<*const Kernels, sys::CUmodule>>,
+}
+
+// SAFETY: the handles are the driver's, which may be used from any thread once the context is current there; every
+// method makes it so first. The pointers to `Kernels` are keys and never followed.
+unsafe impl Send for Cuda {}
+// SAFETY: as above; the maps are behind locks.
+unsafe impl Sync for Cuda {}
+
+static FOUND: OnceLock<Result<String, String>> = OnceLock::new();
+
+/// What [`probe`] found, if it was asked: only then did somebody leave the choice to the program.
+pub fn probed() -> Option<Result<&'static str, &'static str>> {
+    let found = FOUND.get()?;
+    Some(found.as_deref().map_err(String::as_str))
+}
+
+/// Whether a GPU is there that `auto` would take, found out once: its description, or why not.
+///
+/// # Errors
+/// The reason, as half a sentence.
+pub fn probe() -> Result<&'static str, &'static str> {
+    let found = FOUND.get_or_init(|| {
+        library::driver()?;
+        let context = usable(Gpu::Card(0))?;
+        library::nvrtc()?;
+        describe_one(&context).map_err(|e| e.to_string())
+    });
+    found.as_deref().map_err(String::as_str)
+}
+
+/// One line per GPU that the driver reports.
+///
+/// # Errors
+/// No driver, or one that fails.
+pub fn describe() -> Result<Vec<String>> {
+    let gpu = Gpu::Card(0);
+    library::driver().map_err(|fault| gpu.error(fault))?;
+    let failed = |e: DriverError| gpu.error(e.to_string());
+    (0..CudaContext::device_count().map_err(failed)?)
+        .map(|ordinal| {
+            let context = CudaContext::new(ordinal as usize).map_err(failed)?;
+            let line = describe_one(&context).map_err(failed)?;
+            Ok(format!("cuda:{ordinal}: {line}"))
+        })
+        .collect()
+}
+
+fn describe_one(context: &CudaContext) -> Result<String, DriverError> {
+    let (major, minor) = context.compute_capability()?;
+    let gigabytes = context.total_mem()? as f64 / (1u64 << 30) as f64;
+    let name = context.name()?;
+    Ok(format!(
+        "{name}, compute capability {major}.{minor}, {gigabytes:.1} GiB"
+    ))
+}
+
+/// The context of a GPU that is new enough. The driver must be loaded.
+fn usable(gpu: Gpu) -> Result<Arc<CudaContext>, String> {
+    let ordinal = match gpu {
+        Gpu::Card(ordinal) => usize::from(ordinal),
+        Gpu::Emulator => 0,
+    };
+    let count = CudaContext::device_count().map_err(|e| format!("the driver says: {e}"))?;
+    if ordinal >= count as usize {
+        return Err(match count {
+            0 => "there is a driver but no GPU".into(),
+            1 => "there is one GPU, cuda:0".into(),
+            _ => format!("there are {count} GPUs, cuda:0 to cuda:{}", count - 1),
+        });
+    }
+    let context = CudaContext::new(ordinal).map_err(|e| format!("cannot be opened: {e}"))?;
+    let capability = capability(&context).map_err(|e| e.to_string())?;
+    if capability < OLDEST_CAPABILITY {
+        return Err(format!(
+            "compute capability {}.{} is older than 7.5, the oldest that the kernels run on",
+            capability / 10,
+            capability % 10
+        ));
+    }
+    Ok(context)
+}
+
+fn capability(context: &CudaContext) -> Result<u32, DriverError> {
+    let (major, minor) = context.compute_capability()?;
+    Ok((10 * major + minor) as u32)
+}
+
+impl Cuda {
+    pub(super) fn open(gpu: Gpu) -> Result<&'static Cuda> {
+        // Never closed: memory of statics may outlive any owner, and a process uses few GPUs.
+        static OPEN: Mutex<Vec<&'static Cuda>> = Mutex::new(Vec::new());
+        let mut open = OPEN.lock().unwrap_or_else(|e| e.into_inner());
+        if let Some(cuda) = open.iter().find(|c| c.gpu == gpu) {
+            return Ok(cuda);
+        }
+        let cuda: &'static Cuda = Box::leak(Box::new(Cuda::new(gpu).map_err(|f| gpu.error(f))?));
+        open.push(cuda);
+        Ok(cuda)
+    }
+
+    fn new(gpu: Gpu) -> Result<Cuda, String> {
+        match gpu {
+            Gpu::Card(_) => library::driver(),
+            Gpu::Emulator => library::emulator(),
+        }?;
+        library::nvrtc()?;
+        let context = usable(gpu)?;
+        let capability = capability(&context).map_err(|e| e.to_string())?;
+        let known = compile::capabilities();
+        let target = match gpu {
+            Gpu::Card(_) if known.contains(&capability) => Target::Machine(capability),
+            _ => {
+                let newest = known.iter().filter(|c| **c <= capability).max();
+                Target::Ptx(*newest.ok_or("NVRTC compiles for newer GPUs only")?)
+            }
+        };
+        context.bind_to_thread().map_err(|e| e.to_string())?;
+        let stream = result::stream::create(StreamKind::NonBlocking).map_err(|e| e.to_string())?;
+        Ok(Cuda {
+            gpu,
+            context,
+            stream,
+            target,
+            capability,
+            functions: Mutex::default(),
+            modules: Mutex::default(),
+        })
+    }
+
+    /// Compute capability, as major · 10 + minor: which instructions there are.
+    pub fn capability(&self) -> u32 {
+        self.capability
+    }
+
+    fn failed(&self, doing: &str, error: DriverError) -> crate::Error {
+        self.gpu.error(format!("{doing}: {error}"))
+    }
+
+    fn bind(&self) -> Result<()> {
+        self.context
+            .bind_to_thread()
+            .map_err(|e| self.failed("choosing the context", e))
+    }
+
+    /// Queues `kernel` of `kernels`. A grid without blocks runs nothing.
+    ///
+    /// # Errors
+    /// What the compiler or the driver says, with the name of the kernel. A fault inside the kernel may show at a later
+    /// call, since work is queued; on the emulator it shows here.
+    ///
+    /// # Panics
+    /// When `args` do not fit the kernel's declaration.
+    pub fn launch(
+        &self,
+        kernels: &'static Kernels,
+        kernel: &str,
+        grid: Grid,
+        args: &[Arg],
+    ) -> Result<()> {
+        signature::check(kernels.source, kernel, args);
+        if grid.is_empty() {
+            return Ok(());
+        }
+        self.bind()?;
+        let function = self.function(kernels, kernel)?;
+        let mut words = [0u64; ARGUMENTS];
+        for (word, arg) in words.iter_mut().zip(args) {
+            *word = arg.bits();
+        }
+        let mut pointers: Vec<*mut c_void> = words[..args.len()]
+            .iter_mut()
+            .map(|word| std::ptr::from_mut(word).cast())
+            .collect();
+        let [x, y, z] = grid.blocks;
+        // SAFETY: the function belongs to a module that is never unloaded; the arguments fit its declaration, which was
+        // just checked, and little-endian words hold the narrower ones; the addresses are those of live memory of this
+        // GPU, which is freed in stream order only.
+        let launched = unsafe {
+            result::launch_kernel(
+                function,
+                (x, y, z),
+                (grid.threads, 1, 1),
+                grid.shared,
+                self.stream,
+                &mut pointers,
+            )
+        };
+        launched.map_err(|e| self.failed(&format!("kernel {kernel} ({}.cu)", kernels.name), e))
+    }
+
+    fn function(&self, kernels: &'static Kernels, kernel: &str) -> Result<sys::CUfunction> {
+        let key = (std::ptr::from_ref(kernels), kernel.to_string());
+        let mut functions = self.functions.lock().unwrap_or_else(|e| e.into_inner());
+        if let Some(function) = functions.get(&key) {
+            return Ok(*function);
+        }
+        let module = self.module(kernels)?;
+        let name = CString::new(kernel).expect("kernel names hold no zero byte");
+        let failed = |e| self.failed(&format!("kernel {kernel} ({}.cu)", kernels.name), e);
+        // SAFETY: the module is loaded and never unloaded.
+        let function = unsafe { result::module::get_function(module, name) }.map_err(failed)?;
+        self.allow_shared_memory(function).map_err(failed)?;
+        functions.insert(key, function);
+        Ok(function)
+    }
+
+    /// Lets a kernel use as much dynamic shared memory as the GPU has; without asking it gets 48 KiB at most.
+    fn allow_shared_memory(&self, function: sys::CUfunction) -> Result<(), DriverError> {
+        use sys::CUdevice_attribute_enum::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN as MOST;
+        use sys::CUfunction_attribute_enum as Function;
+        let most = self.context.attribute(MOST)?;
+        // SAFETY: the function is loaded in the current context.
+        unsafe {
+            let fixed = result::function::get_function_attribute(
+                function,
+                Function::CU_FUNC_ATTRIBUTE_SHARED_SIZE_BYTES,
+            )?;
+            result::function::set_function_attribute(
+                function,
+                Function::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES,
+                (most - fixed).max(0),
+            )
+        }
+    }
+
+    fn module(&self, kernels: &'static Kernels) -> Result<sys::CUmodule> {
+        let key = std::ptr::from_ref(kernels);
+        let mut modules = self.modules.lock().unwrap_or_else(|e| e.into_inner());
+        if let Some(module) = modules.get(&key) {
+            return Ok(*module);
+        }
+        let name = kernels.name;
+        let image = compile::image(kernels, self.target)
+            .map_err(|fault| self.gpu.error(format!("{name}.cu: {fault}")))?;
+        // SAFETY: the image is machine code with its own length or PTX that ends in a zero byte.
+        let module = unsafe { result::module::load_data(image.as_ptr().cast()) }
+            .map_err(|e| self.failed(&format!("loading {name}.cu"), e))?;
+        modules.insert(key, module);
+        Ok(module)
+    }
+
+    /// Memory of `bytes` bytes, holding anything.
+    pub(crate) fn allocate(&self, bytes: usize) -> Result<Pointer> {
+        self.bind()?;
+        let bytes = bytes.max(4);
+        // SAFETY: the stream is alive; every use of the memory is queued in it.
+        let allocated = unsafe {
+            match self.context.has_async_alloc() {
+                true => result::malloc_async(self.stream, bytes),
+                false => result::malloc_sync(bytes),
+            }
+        };
+        match allocated {
+            Ok(address) => Ok(Pointer(address)),
+            Err(DriverError(sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY)) => {
+                Err(self.gpu.error(format!(
+                    "cannot allocate {} MiB; use fewer points per batch or a larger voxel size",
+                    bytes >> 20
+                )))
+            }
+            Err(e) => Err(self.failed("allocating memory", e)),
+        }
+    }
+
+    /// Frees what [`Cuda::allocate`] gave, after everything that is queued so far.
+    pub(crate) fn free(&self, memory: Pointer) {
+        if self.bind().is_err() {
+            return; // the GPU is lost, and its memory with it
+        }
+        // SAFETY: the owner frees once; queued work that uses the memory comes before in the stream, or is waited for.
+        let freed = unsafe {
+            match self.context.has_async_alloc() {
+                true => result::free_async(memory.0, self.stream),
+                false => result::stream::synchronize(self.stream)
+                    .and_then(|()| result::free_sync(memory.0)),
+            }
+        };
+        // A failure here is an earlier fault that the next call reports.
+        let _ = freed;
+    }
+
+    /// Copies `bytes` to the GPU. They may be reused when this returns.
+    pub(crate) fn upload(&self, bytes: &[u8], to: Pointer) -> Result<()> {
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        self.bind()?;
+        // SAFETY: the destination holds as many bytes. Pageable memory is staged before the call returns.
+        unsafe { result::memcpy_htod_async(to.0, bytes, self.stream) }
+            .map_err(|e| self.failed("copying to the GPU", e))
+    }
+
+    /// Copies from the GPU and waits for it.
+    pub(crate) fn download(&self, from: Pointer, bytes: &mut [u8]) -> Result<()> {
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        self.bind()?;
+        // SAFETY: the source holds as many bytes, and the buffer is not touched before the stream is done.
+        unsafe { result::memcpy_dtoh_async(bytes, from.0, self.stream) }
+            .map_err(|e| self.failed("copying from the GPU", e))?;
+        self.synchronize()
+    }
+
+    /// Fills `words` 32-bit words with zero.
+    pub(crate) fn zero(&self, memory: Pointer, words: usize) -> Result<()> {
+        if words == 0 {
+            return Ok(());
+        }
+        self.bind()?;
+        // SAFETY: the memory holds as many words.
+        unsafe { result::memset_d8_async(memory.0, 0, 4 * words, self.stream) }
+            .map_err(|e| self.failed("filling memory", e))
+    }
+
+    /// Waits until everything that is queued is done.
+    ///
+    /// # Errors
+    /// A fault of any kernel that ran since the last call.
+    pub fn synchronize(&self) -> Result<()> {
+        self.bind()?;
+        // SAFETY: the stream is alive.
+        unsafe { result::stream::synchronize(self.stream) }
+            .map_err(|e| self.failed("waiting for the GPU", e))
+    }
+}

@@ -1,0 +1,153 @@
+//! GPUs: finding them, their memory, and running the kernels of `kernels/` on them.
+//!
+//! The driver and NVRTC are loaded when they are first asked for, so the program builds and runs on machines that have
+//! neither; what is missing is an ordinary error that says how to get it. A kernel is compiled for the GPU at hand by
+//! NVRTC at first use and kept in a cache on disk. The emulator is a driver library that executes the same PTX on the
+//! processor: nothing above this module knows which of the two it is.
+//!
+//! | item | what it is |
+//! |---|---|
+//! | [`Gpu`] | which GPU, as named on the command line |
+//! | [`Cuda`] | an open GPU: memory, copies, launches, all in one stream |
+//! | [`Kernels`], [`Grid`], [`Arg`] | a `.cu` file, how many threads, what they are given |
+//! | [`probe`] | whether a usable GPU is there, and why not |
+//!
+//! Everything is ordered by one stream per GPU: a launch sees what earlier launches and copies wrote, and memory may be
+//! freed while work that uses it is still queued.
+
+mod grid;
+#[cfg_attr(
+    not(feature = "cuda"),
+    allow(dead_code, reason = "launches need a driver")
+)]
+mod signature;
+
+#[cfg(feature = "cuda")]
+mod cache;
+#[cfg(feature = "cuda")]
+mod compile;
+#[cfg(feature = "cuda")]
+mod context;
+#[cfg(feature = "cuda")]
+mod library;
+#[cfg(feature = "cuda")]
+pub use context::{Cuda, describe, probe, probed};
+
+#[cfg(not(feature = "cuda"))]
+mod absent;
+#[cfg(not(feature = "cuda"))]
+pub use absent::{Cuda, describe, probe, probed};
+
+pub use grid::Grid;
+pub use signature::Arg;
+
+use crate::{Error, Result};
+use std::fmt;
+
+/// Oldest compute capability that the kernels are written for (Turing), as major · 10 + minor.
+pub const OLDEST_CAPABILITY: u32 = 75;
+
+/// A GPU, or what stands in for one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Gpu {
+    /// The card with this number, as the driver counts.
+    Card(u16),
+    /// The emulator: the same kernels, executed and checked on the processor.
+    Emulator,
+}
+
+impl Gpu {
+    /// The open GPU. Opening happens once per process.
+    ///
+    /// # Errors
+    /// What is missing (driver, GPU, NVRTC, emulator) and how to get it.
+    pub fn open(self) -> Result<&'static Cuda> {
+        Cuda::open(self)
+    }
+
+    /// Queues `kernel` of `kernels`; see [`Cuda::launch`].
+    ///
+    /// # Errors
+    /// What the compiler or the driver says, with the name of the kernel.
+    pub fn launch(
+        self,
+        kernels: &'static Kernels,
+        kernel: &str,
+        grid: Grid,
+        args: &[Arg],
+    ) -> Result<()> {
+        self.open()?.launch(kernels, kernel, grid, args)
+    }
+
+    /// Error of this GPU.
+    pub(crate) fn error(self, fault: impl Into<String>) -> Error {
+        Error::Device {
+            device: self.to_string(),
+            fault: fault.into(),
+        }
+    }
+}
+
+impl fmt::Display for Gpu {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Gpu::Card(ordinal) => write!(f, "cuda:{ordinal}"),
+            Gpu::Emulator => f.write_str("emulator"),
+        }
+    }
+}
+
+/// An address in the memory of a GPU.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pointer(pub(crate) u64);
+
+impl Pointer {
+    /// The address `words` 32-bit words further on.
+    pub fn offset(self, words: usize) -> Pointer {
+        Pointer(self.0 + 4 * words as u64)
+    }
+}
+
+/// Device code of one `.cu` file. Declared as a `static`, since compiled code is kept per declaration.
+#[derive(Debug)]
+pub struct Kernels {
+    /// Name of the file without its ending.
+    pub name: &'static str,
+    /// Its text.
+    pub source: &'static str,
+}
+
+/// What kernel files may include: names and texts.
+#[cfg_attr(
+    not(feature = "cuda"),
+    expect(dead_code, reason = "nothing is compiled without a compiler")
+)]
+const HEADERS: [(&std::ffi::CStr, &str); 3] = [
+    (c"common.cuh", include_str!("../../../kernels/common.cuh")),
+    (c"columns.cuh", include_str!("../../../kernels/columns.cuh")),
+    (c"gemm.cuh", include_str!("../../../kernels/gemm.cuh")),
+];
+
+/// Declares the device code of `kernels/<name>.cu` as `static KERNELS`.
+macro_rules! kernels {
+    ($name:literal) => {
+        static KERNELS: $crate::device::cuda::Kernels = $crate::device::cuda::Kernels {
+            name: $name,
+            source: include_str!(concat!(
+                env!("CARGO_MANIFEST_DIR"),
+                "/kernels/",
+                $name,
+                ".cu"
+            )),
+        };
+    };
+}
+pub(crate) use kernels;
+
+/// The arguments of a launch.
+macro_rules! args {
+    ($($value:expr),* $(,)?) => {
+        &[$($crate::device::cuda::Arg::from($value)),*]
+    };
+}
+pub(crate) use args;
