@@ -182,7 +182,7 @@ fn training(
     report.bounded("out.train_logits", "largest difference", error, LOGITS);
     let got = f64::from(run.read(loss)[0]);
     report.absolute("out.loss", got, case.file.get_f64("out.loss")?[0], LOSS);
-    run.commit(&mut model.params);
+    run.commit(&mut model.params)?;
     let zero = zero_gradients(&metadata(case.file, "zero_grad_params")?);
     compare_gradients(case.file, &gradients, &zero, report)?;
     statistics(case.file, "after.", &model.params, report);
