@@ -88,7 +88,7 @@ fn check<'a>(
             report.largest(name, gradients.get(id), &tensor.to_f64(), limit);
         }
     }
-    run.commit(params);
+    run.commit(params)?;
     statistics(case.file, "after.", params, report);
     Ok(())
 }
