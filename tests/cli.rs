@@ -63,6 +63,6 @@ fn unknown_commands_options_and_devices_are_bad_input() {
 
 #[test]
 fn device_faults_say_what_to_do() {
-    let fault = fails(&["info", "x", "--device", "cuda"], 2);
+    let fault = fails(&["info", "x", "--device", "cuda:99"], 2);
     assert!(fault.contains("--device cpu"), "{fault}");
 }

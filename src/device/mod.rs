@@ -66,7 +66,15 @@ impl FromStr for Device {
                 Gpu::Card(ordinal.parse().map_err(|_| unknown())?)
             }
         };
-        gpu.open().map(|_| Device::Cuda(gpu))
+        gpu.open()
+            .map(|_| Device::Cuda(gpu))
+            .map_err(|error| match error {
+                Error::Device { device, fault } => Error::Device {
+                    device,
+                    fault: format!("{fault}; --device cpu and --device auto run without it"),
+                },
+                other => other,
+            })
     }
 }
 
