@@ -136,8 +136,10 @@ impl Global {
         let host = format!("{threads} threads, {level} instructions");
         self.note(match (self.device, cuda::probed()) {
             (Device::Cpu, Some(Err(reason))) => format!("device: cpu, {host} (no GPU: {reason})"),
+            (Device::Cpu, Some(Ok(card))) => {
+                format!("device: cpu, {host} ({card} is there, but networks do not run on it yet)")
+            }
             (Device::Cpu, _) => format!("device: cpu, {host}"),
-            (device, Some(Ok(card))) => format!("device: {device}, {card}; {host}"),
             (device, _) => format!("device: {device}; {host}"),
         });
     }

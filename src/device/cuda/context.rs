@@ -38,7 +38,7 @@ pub fn probed() -> Option<Result<&'static str, &'static str>> {
     Some(found.as_deref().map_err(String::as_str))
 }
 
-/// Whether a GPU is there that `auto` would take, found out once: its description, or why not.
+/// Whether a GPU is there, found out once: its description, or why not.
 ///
 /// # Errors
 /// The reason, as half a sentence.
