@@ -55,7 +55,7 @@ or from official checkpoints through `cairn convert`; give them with --weights.
 #[derive(Debug, Clone, clap::Args)]
 #[command(next_help_heading = "Options of every command")]
 pub struct Global {
-    /// Where to compute: `auto` takes a GPU where one can be used, else the processor; `cuda:1` the second GPU;
+    /// Where to compute: `auto` takes the processor, as networks do not run on GPUs yet; `cuda:1` the second GPU;
     /// `emulator` runs the GPU's kernels on the processor, checked and slow
     #[arg(
         long,
