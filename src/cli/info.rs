@@ -1,4 +1,6 @@
-//! `cairn info`: what a scan or a checkpoint holds.
+//! `cairn info`: what a scan or a checkpoint holds, and what there is to compute with.
+
+mod devices;
 
 use super::{Global, print, progress::Progress, signals};
 use crate::cloud::PointCloud;
@@ -22,12 +24,19 @@ const CODES: usize = 256;
 ///
 /// For a scan: format, number of points, extent in metres, every attribute with type and range, the class codes and how
 /// often they occur, and whatever is odd about the file. For a checkpoint: network, parameters, classes and the input
-/// that it expects. The content decides which of the two it is, not the name.
+/// that it expects. The content decides which of the two it is, not the name. With --devices: the processor, the GPUs,
+/// the compiler of their kernels, the emulator, and what to do about those that are missing.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Example:\n  cairn info scan.laz\n  cairn info model.safetensors --json")]
+#[command(
+    after_help = "Examples:\n  cairn info scan.laz\n  cairn info model.safetensors --json\n  cairn info --devices"
+)]
 pub struct Args {
     /// Scan (LAS, LAZ, PLY, PCD, NPY) or checkpoint (safetensors, PyTorch)
-    file: PathBuf,
+    #[arg(required_unless_present = "devices", conflicts_with = "devices")]
+    file: Option<PathBuf>,
+    /// Show what there is to compute with
+    #[arg(long)]
+    devices: bool,
     /// Print JSON instead of text
     #[arg(long)]
     json: bool,
@@ -35,7 +44,9 @@ pub struct Args {
 
 /// Runs the subcommand.
 pub fn run(args: Args, global: &Global) -> anyhow::Result<ExitCode> {
-    let path = &args.file;
+    let Some(path) = &args.file else {
+        return devices::run(args.json);
+    };
     if is_checkpoint(path)? {
         return checkpoint(path, args.json);
     }

@@ -64,3 +64,25 @@ fn a_reader_that_goes_away_is_no_error() {
     assert!(out.status.success(), "{}", text(&out.stderr));
     assert!(out.stderr.is_empty(), "{}", text(&out.stderr));
 }
+
+#[test]
+fn devices_are_described_without_a_file() {
+    let devices = json(&["info", "--devices", "--threads", "2"]);
+    assert_eq!(devices["cpu"]["threads"], 2);
+    let missing = devices["missing"].as_object().unwrap();
+    for name in ["cuda", "nvrtc", "emulator"] {
+        assert_eq!(
+            devices[name].is_null(),
+            missing.contains_key(name),
+            "{name}"
+        );
+    }
+    let text = succeeds(&["info", "--devices"]);
+    for line in ["cpu ", "cuda", "nvrtc", "emulator"] {
+        assert!(text.lines().any(|l| l.starts_with(line)), "{line}: {text}");
+    }
+    cairn()
+        .args(["info", path(&repository(SCAN)), "--devices"])
+        .assert()
+        .code(2);
+}

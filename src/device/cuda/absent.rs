@@ -1,6 +1,6 @@
 //! What stands in for a GPU in a build without the feature `cuda`: nothing that could be reached.
 
-use super::{Arg, Gpu, Grid, Kernels, Pointer};
+use super::{Arg, Gpu, Grid, Inventory, Kernels, Pointer};
 use crate::{Error, Result};
 
 /// A GPU that cannot exist in this build.
@@ -20,12 +20,15 @@ pub fn probed() -> Option<Result<&'static str, &'static str>> {
     None
 }
 
-/// No GPU, and why.
-///
-/// # Errors
-/// Always.
-pub fn describe() -> Result<Vec<String>> {
-    Err(absent(Gpu::Card(0)))
+/// Nothing, and why.
+pub fn describe() -> Inventory {
+    let absent = "this build has no CUDA; build it with the feature `cuda`";
+    Inventory {
+        cards: Err(absent.into()),
+        nvrtc: Err(absent.into()),
+        nvrtc_folders: Vec::new(),
+        emulator: Err(absent.into()),
+    }
 }
 
 fn absent(gpu: Gpu) -> Error {

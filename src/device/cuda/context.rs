@@ -1,7 +1,9 @@
 //! An open GPU.
 
 use super::compile::{self, Target};
-use super::{Arg, Gpu, Grid, Kernels, OLDEST_CAPABILITY, Pointer, library, signature};
+use super::{
+    Arg, Card, Gpu, Grid, Inventory, Kernels, Nvrtc, OLDEST_CAPABILITY, Pointer, library, signature,
+};
 use crate::Result;
 use cudarc::driver::result::{self, DriverError, stream::StreamKind};
 use cudarc::driver::{CudaContext, sys};
@@ -47,35 +49,54 @@ pub fn probe() -> Result<&'static str, &'static str> {
         library::driver()?;
         let context = usable(Gpu::Card(0))?;
         library::nvrtc()?;
-        describe_one(&context).map_err(|e| e.to_string())
+        card(&context)
+            .map(|card| card.to_string())
+            .map_err(|e| e.to_string())
     });
     found.as_deref().map_err(String::as_str)
 }
 
-/// One line per GPU that the driver reports.
-///
-/// # Errors
-/// No driver, or one that fails.
-pub fn describe() -> Result<Vec<String>> {
-    let gpu = Gpu::Card(0);
-    library::driver().map_err(|fault| gpu.error(fault))?;
-    let failed = |e: DriverError| gpu.error(e.to_string());
-    (0..CudaContext::device_count().map_err(failed)?)
-        .map(|ordinal| {
-            let context = CudaContext::new(ordinal as usize).map_err(failed)?;
-            let line = describe_one(&context).map_err(failed)?;
-            Ok(format!("cuda:{ordinal}: {line}"))
-        })
-        .collect()
+/// What is there to run kernels with. Never an error: what is missing is said in its place.
+pub fn describe() -> Inventory {
+    Inventory {
+        cards: library::driver()
+            .map_err(|fault| match fault == library::NO_DRIVER {
+                true => format!("{fault}; install it where there is a card; the cpu needs none"),
+                false => fault,
+            })
+            .and_then(|()| cards()),
+        nvrtc: library::nvrtc().map(|file| {
+            let (major, minor) = compile::version();
+            Nvrtc {
+                version: format!("{major}.{minor}"),
+                file,
+            }
+        }),
+        nvrtc_folders: library::nvrtc_folders(),
+        emulator: library::emulator_file(),
+    }
 }
 
-fn describe_one(context: &CudaContext) -> Result<String, DriverError> {
-    let (major, minor) = context.compute_capability()?;
-    let gigabytes = context.total_mem()? as f64 / (1u64 << 30) as f64;
-    let name = context.name()?;
-    Ok(format!(
-        "{name}, compute capability {major}.{minor}, {gigabytes:.1} GiB"
-    ))
+/// All cards, also those that are too old. The driver must be loaded.
+fn cards() -> Result<Vec<Card>, String> {
+    let failed = |e: DriverError| format!("the driver says: {e}");
+    let count = CudaContext::device_count().map_err(failed)?;
+    (0..count as usize)
+        .map(|ordinal| card(&*CudaContext::new(ordinal)?))
+        .collect::<Result<_, _>>()
+        .map_err(failed)
+}
+
+fn card(context: &CudaContext) -> Result<Card, DriverError> {
+    let mut version = 0;
+    // SAFETY: writes one integer.
+    unsafe { sys::cuDriverGetVersion(&mut version) }.result()?;
+    Ok(Card {
+        name: context.name()?,
+        capability: capability(context)?,
+        memory: context.total_mem()? as u64,
+        driver: format!("{}.{}", version / 1000, version % 1000 / 10),
+    })
 }
 
 /// The context of a GPU that is new enough. The driver must be loaded.

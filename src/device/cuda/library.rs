@@ -11,13 +11,14 @@ use std::sync::OnceLock;
 /// File names of NVRTC that cudarc asks for.
 const NVRTC: [&str; 3] = ["libnvrtc.so.13", "libnvrtc.so.12", "libnvrtc.so"];
 
-/// Loads NVRTC once per process. Errors say where it was looked for and how to get it.
-pub fn nvrtc() -> Result<(), String> {
-    static FOUND: OnceLock<Result<(), String>> = OnceLock::new();
+/// Loads NVRTC once per process and gives its file; there is none where the system's loader found it by name. Errors
+/// say where it was looked for and how to get it.
+pub fn nvrtc() -> Result<Option<PathBuf>, String> {
+    static FOUND: OnceLock<Result<Option<PathBuf>, String>> = OnceLock::new();
     FOUND.get_or_init(load_nvrtc).clone()
 }
 
-fn load_nvrtc() -> Result<(), String> {
+fn load_nvrtc() -> Result<Option<PathBuf>, String> {
     for folder in nvrtc_folders() {
         let Some(file) = NVRTC
             .iter()
@@ -30,11 +31,12 @@ fn load_nvrtc() -> Result<(), String> {
         for builtins in matching(&folder, "libnvrtc-builtins.so") {
             keep_loaded(&builtins)?;
         }
-        return keep_loaded(&file);
+        keep_loaded(&file)?;
+        return Ok(Some(file));
     }
     // SAFETY: opens a library by name and closes it again; NVRTC's initialisers have no precondition.
     if unsafe { cudarc::nvrtc::sys::is_culib_present() } {
-        return Ok(());
+        return Ok(None);
     }
     Err(
         "NVRTC, the compiler of its kernels, was not found beside the program, in CUDA_HOME, in Python's packages or \
@@ -56,7 +58,7 @@ fn keep_loaded(file: &Path) -> Result<(), String> {
 }
 
 /// Where NVRTC may lie, in order of preference; the system's own paths come after all of these.
-fn nvrtc_folders() -> Vec<PathBuf> {
+pub fn nvrtc_folders() -> Vec<PathBuf> {
     let variable = |name: &str| std::env::var_os(name).map(PathBuf::from);
     let mut folders: Vec<PathBuf> = variable("CAIRN_NVRTC").into_iter().collect();
     for folder in program_folders() {
@@ -130,6 +132,9 @@ enum Driver {
     Emulator,
 }
 
+/// What is wrong on a machine without a driver.
+pub const NO_DRIVER: &str = "there is no NVIDIA driver";
+
 static DRIVER: OnceLock<Result<Driver, String>> = OnceLock::new();
 
 /// Makes the real driver answer.
@@ -139,7 +144,7 @@ pub fn driver() -> Result<(), String> {
         if unsafe { cudarc::driver::sys::is_culib_present() } {
             Ok(Driver::Real)
         } else {
-            Err("there is no NVIDIA driver".into())
+            Err(NO_DRIVER.into())
         }
     });
     match loaded {
@@ -177,7 +182,8 @@ fn load_emulator() -> Result<Driver, String> {
     ))
 }
 
-fn emulator_file() -> Result<PathBuf, String> {
+/// Where the emulator lies, or how to get it.
+pub fn emulator_file() -> Result<PathBuf, String> {
     if let Some(named) = std::env::var_os("CAIRN_EMULATOR").map(PathBuf::from) {
         return match named.is_file() {
             true => Ok(named),

@@ -11,11 +11,13 @@
 //! | [`Cuda`] | an open GPU: memory, copies, launches, all in one stream |
 //! | [`Kernels`], [`Grid`], [`Arg`] | a `.cu` file, how many threads, what they are given |
 //! | [`probe`] | whether a usable GPU is there, and why not |
+//! | [`describe`] | all that is there to run kernels with, and what is missing |
 //!
 //! Everything is ordered by one stream per GPU: a launch sees what earlier launches and copies wrote, and memory may be
 //! freed while work that uses it is still queued.
 
 mod grid;
+mod inventory;
 #[cfg_attr(
     not(feature = "cuda"),
     allow(dead_code, reason = "launches need a driver")
@@ -39,6 +41,7 @@ mod absent;
 pub use absent::{Cuda, describe, probe, probed};
 
 pub use grid::Grid;
+pub use inventory::{Card, Inventory, Nvrtc};
 pub use signature::Arg;
 
 use crate::{Error, Result};
