@@ -16,16 +16,11 @@ use std::sync::OnceLock;
 
 /// Ops without CUDA kernels yet. They must say so on a GPU; the list can only become shorter.
 pub const CPU_ONLY: &[&str] = &[
-    "aggregate",
     "gelu",
     "kernel_point_conv",
     "layer_norm",
     "leaky_relu",
-    "lovasz_softmax",
     "neighbor_max",
-    "relation",
-    "relation_multiplier",
-    "vector_attention",
     "window_attention",
 ];
 

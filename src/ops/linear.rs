@@ -330,6 +330,46 @@ fn variant(gpu: Gpu, plain: &'static str, tensor: &'static str) -> Result<&'stat
     })
 }
 
+/// y [N, O] = x Wᵀ + b on a GPU, where x is [N, I] and W has the shape `weight`.
+pub(super) fn product_on(
+    gpu: Gpu,
+    (x, w, bias): (Pointer, Pointer, Option<Pointer>),
+    (rows, weight): (usize, Shape),
+    y: Pointer,
+) -> Result<()> {
+    finished_product_on(gpu, (x, w, bias), (None, false), (rows, weight), y)
+}
+
+/// As [`product_on`], then plus a residual and rectified, as asked.
+fn finished_product_on(
+    gpu: Gpu,
+    (x, w, bias): (Pointer, Pointer, Option<Pointer>),
+    (residual, relu): (Option<Pointer>, bool),
+    (rows, weight): (usize, Shape),
+    y: Pointer,
+) -> Result<()> {
+    let Shape {
+        rows: outputs,
+        cols: inputs,
+    } = weight;
+    let args = args![x, w, bias, residual, rows, inputs, outputs, relu, y];
+    let kernel = variant(gpu, "linear_forward_plain", "linear_forward_tensor")?;
+    gpu.launch(&KERNELS, kernel, tiles(Shape::new(rows, outputs), 1), args)
+}
+
+/// d_x [N, I] += dz W on a GPU, where dz [N, O] is d_y, or d_y where y > 0.
+pub(super) fn add_input_gradient_on(
+    gpu: Gpu,
+    (w, y, d_y): (Pointer, Option<Pointer>, Pointer),
+    (rows, weight): (usize, Shape),
+    d_x: Pointer,
+) -> Result<()> {
+    let args = args![w, y, d_y, rows, weight.cols, weight.rows, d_x];
+    let kernel = variant(gpu, "linear_backward_x_plain", "linear_backward_x_tensor")?;
+    let shape = Shape::new(rows, weight.cols);
+    gpu.launch(&KERNELS, kernel, tiles(shape, 1), args)
+}
+
 /// Words of scratch that [`add_weight_gradient_on`] needs.
 pub(super) fn weight_gradient_words(rows: usize, weight: Shape) -> usize {
     Parts::new(rows, weight).count * weight.len()
@@ -361,30 +401,19 @@ pub(super) fn add_weight_gradient_on(
 
 impl Linear {
     fn cuda_forward(&self, gpu: Gpu, io: &Forward<'_>) -> Result<()> {
-        let (Shape { rows, cols }, outputs) = (io.shape(0), io.shape(1).rows);
         let bias = self.bias.then(|| io.input_on(2));
         let residual = self.residual().map(|r| io.input_on(r));
         let relu = self.epilogue != Epilogue::Nothing;
-        let args = args![
-            io.input_on(0),
-            io.input_on(1),
-            bias,
-            residual,
-            rows,
-            cols,
-            outputs,
-            relu,
-            io.output_on(0)
-        ];
-        let kernel = variant(gpu, "linear_forward_plain", "linear_forward_tensor")?;
-        gpu.launch(&KERNELS, kernel, tiles(Shape::new(rows, outputs), 1), args)
+        let sizes = (io.shape(0).rows, io.shape(1));
+        let product = (io.input_on(0), io.input_on(1), bias);
+        finished_product_on(gpu, product, (residual, relu), sizes, io.output_on(0))
     }
 
     fn cuda_backward(&self, gpu: Gpu, io: &Backward<'_>) -> Result<()> {
         let Some(d_y) = io.d_output_on(0) else {
             return Ok(());
         };
-        let (Shape { rows, cols }, outputs) = (io.shape(0), io.shape(1).rows);
+        let (rows, outputs) = (io.shape(0).rows, io.shape(1).rows);
         let y = (self.epilogue != Epilogue::Nothing).then(|| io.output_on(0));
         if let Some(d_r) = self.residual().and_then(|r| io.d_input_on(r)) {
             let n = rows * outputs;
@@ -392,9 +421,8 @@ impl Linear {
             gpu.launch(&KERNELS, "linear_backward_r", Grid::strided(n), args)?;
         }
         if let Some(d_x) = io.d_input_on(0) {
-            let args = args![io.input_on(1), y, d_y, rows, cols, outputs, d_x];
-            let kernel = variant(gpu, "linear_backward_x_plain", "linear_backward_x_tensor")?;
-            gpu.launch(&KERNELS, kernel, tiles(io.shape(0), 1), args)?;
+            let product = (io.input_on(1), y, d_y);
+            add_input_gradient_on(gpu, product, (rows, io.shape(1)), d_x)?;
         }
         let scratch = io.scratch_on();
         if let Some(d_w) = io.d_input_on(1) {

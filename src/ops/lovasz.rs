@@ -14,10 +14,12 @@
 //! of their rows. Saves: dL/dx, O(N·C). Scratch: O(N·C). Time: O(C·N), by a radix sort per class.
 //! Errors: a label outside 0..C that is not the ignore label.
 
+mod cuda;
+
 use super::cross_entropy::check_labels;
 use super::softmax::{ROWS, Rows};
 use crate::device::simd::dispatch;
-use crate::device::{Array, Device, cpu_only, parallel};
+use crate::device::{Array, Device, parallel};
 use crate::graph::{Backward, Forward, Op, Plan, Shape};
 use crate::{Error, Result};
 use rayon::prelude::*;
@@ -52,25 +54,26 @@ impl Op for LovaszSoftmax {
         Ok(Plan {
             saved: vec![x.len()],
             forward_scratch: (1 + CLASS_WORDS) * x.len(),
+            forward_scratch_cuda: cuda::forward_scratch(*x),
             ..Plan::of(Shape::new(1, 1))
         })
     }
 
     fn forward(&self, io: &mut Forward<'_>) -> Result<()> {
         match io.device() {
-            Device::Cuda(_) => return Err(cpu_only(self.name())),
+            Device::Cuda(gpu) => cuda::forward(self, gpu, io)?,
             Device::Cpu => self.cpu_forward(io),
         }
         Ok(())
     }
 
     fn backward(&self, io: &mut Backward<'_>) -> Result<()> {
-        let (Some(d_loss), Some(d_x)) = (io.d_output(0), io.d_input(0)) else {
-            return Ok(());
-        };
         match io.device() {
-            Device::Cuda(_) => return Err(cpu_only(self.name())),
+            Device::Cuda(gpu) => cuda::backward(gpu, io)?,
             Device::Cpu => {
+                let (Some(d_loss), Some(d_x)) = (io.d_output(0), io.d_input(0)) else {
+                    return Ok(());
+                };
                 let unit = io.saved(0);
                 parallel::for_each_rows(d_x, 1, 1 << 14, |first, d_x| {
                     let pairs = d_x.iter_mut().zip(&unit[first..]);

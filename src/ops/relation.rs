@@ -18,6 +18,8 @@
 //! Backward: d_Ak over the transposed neighbour list, the rest over the pairs; h is computed again. Saves: nothing.
 //! Memory: O(N·K·G). Time: O(N·K·G·C).
 
+pub(super) mod cuda;
+
 use super::pairs::{
     BLOCK, CHUNK, PairRows, Partials, Sizes, add_by_neighbor, columns_to_rows, expect_shape,
     gather_columns, hidden_columns, hidden_rows, load_deltas, pack_planes, parts,
@@ -26,7 +28,7 @@ use super::pairs::{
 use crate::device::gemm::{Store, View, ViewMut, tile_product};
 use crate::device::simd::{Kernel, Simd, dispatch};
 use crate::device::workspace::{carve, padded, with_workspace};
-use crate::device::{Device, cpu_only, parallel};
+use crate::device::{Device, parallel};
 use crate::geometry::Neighbors;
 use crate::graph::{Backward, Forward, Op, Plan, Shape};
 use crate::{Error, Result};
@@ -432,6 +434,7 @@ impl Op for Relation {
         let sizes = self.check(inputs)?;
         Ok(Plan {
             backward_scratch: gradient_scratch(sizes, self.neighbors.queries),
+            backward_scratch_cuda: cuda::backward_scratch(sizes, self.neighbors.index.len()),
             reads_inputs: if has_bias(inputs.len()) {
                 vec![2, 3]
             } else {
@@ -444,7 +447,7 @@ impl Op for Relation {
     fn forward(&self, io: &mut Forward<'_>) -> Result<()> {
         let sizes = self.sizes(io.inputs(), |i| io.shape(i));
         match io.device() {
-            Device::Cuda(_) => return Err(cpu_only(self.name())),
+            Device::Cuda(gpu) => cuda::forward(self, gpu, io, sizes)?,
             Device::Cpu => self.cpu_forward(io, sizes),
         }
         Ok(())
@@ -453,7 +456,7 @@ impl Op for Relation {
     fn backward(&self, io: &mut Backward<'_>) -> Result<()> {
         let sizes = self.sizes(io.inputs(), |i| io.shape(i));
         match io.device() {
-            Device::Cuda(_) => return Err(cpu_only(self.name())),
+            Device::Cuda(gpu) => cuda::backward(self, gpu, io, sizes)?,
             Device::Cpu => self.cpu_backward(io, sizes),
         }
         Ok(())

@@ -12,13 +12,16 @@
 //!
 //! Computed in tiles of pairs that stay in cache, with small matrix products inside. Backward computes a tile again;
 //! dk needs a second pass in the order of the neighbours, so that sums have a fixed order without [N·K, C] in memory.
+//! On a GPU the tiles are chunks of pairs of bounded size.
 //! Saves: nothing. Time: O(N·K·C²).
+
+mod cuda;
 
 use super::pairs::expect_shape;
 use crate::device::gemm::{Store, View, ViewMut, product};
 use crate::device::simd::{Kernel, Simd, dispatch};
 use crate::device::workspace::{carve, padded, with_workspace};
-use crate::device::{Device, cpu_only, parallel};
+use crate::device::{Device, parallel};
 use crate::geometry::{MISSING, Neighbors};
 use crate::graph::{Backward, Forward, Op, Plan, Shape};
 use crate::{Error, Result};
@@ -394,6 +397,8 @@ impl Op for RelationMultiplier {
         let [c, g] = self.sizes(inputs)?;
         Ok(Plan {
             backward_scratch: self.parts() * Sums::size(c, g) + self.neighbors.queries * c,
+            forward_scratch_cuda: cuda::forward_scratch(&self.neighbors, [c, g]),
+            backward_scratch_cuda: cuda::backward_scratch(&self.neighbors, [c, g]),
             reads_inputs: vec![0, 1, 2, 3, 4, 5],
             ..Plan::of(Shape::new(self.neighbors.index.len(), g))
         })
@@ -402,7 +407,7 @@ impl Op for RelationMultiplier {
     fn forward(&self, io: &mut Forward<'_>) -> Result<()> {
         let (channels, groups) = (io.shape(0).cols, io.shape(5).rows);
         match io.device() {
-            Device::Cuda(_) => return Err(cpu_only(self.name())),
+            Device::Cuda(gpu) => cuda::forward(self, gpu, io)?,
             Device::Cpu => {
                 let inputs = Inputs {
                     neighbors: &self.neighbors,
@@ -425,7 +430,7 @@ impl Op for RelationMultiplier {
 
     fn backward(&self, io: &mut Backward<'_>) -> Result<()> {
         match io.device() {
-            Device::Cuda(_) => return Err(cpu_only(self.name())),
+            Device::Cuda(gpu) => cuda::backward(self, gpu, io)?,
             Device::Cpu => self.cpu_backward(io),
         }
         Ok(())

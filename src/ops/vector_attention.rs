@@ -22,6 +22,8 @@
 //! W2 is packed once by [`VectorAttention::pack`]. There is no backward: training records the ops named above.
 //! Memory: O(N·C). Time: O(N·(K·G·C + C²)).
 
+mod cuda;
+
 use super::aggregate::cpu::{
     AttendBuffers, Attention, ValueBias, add_constants, attend, attention_weights, mask_missing,
 };
@@ -29,7 +31,7 @@ use super::pairs::{Sizes, expect_shape, load_deltas, pack_planes, pack_projectio
 use super::relation::{PositionBias, RelationInputs, relation_columns, relation_scratch};
 use crate::device::simd::{Kernel, Simd, dispatch};
 use crate::device::workspace::{carve, padded, with_workspace};
-use crate::device::{Device, cpu_only, parallel};
+use crate::device::{Device, parallel};
 use crate::geometry::Neighbors;
 use crate::graph::{Backward, Forward, Op, Plan, Shape};
 use crate::{Error, Result};
@@ -163,13 +165,14 @@ impl Op for VectorAttention {
             } else {
                 0
             },
+            forward_scratch_cuda: 2 * self.neighbors.index.len() * self.groups,
             ..Plan::of(y)
         })
     }
 
     fn forward(&self, io: &mut Forward<'_>) -> Result<()> {
         match io.device() {
-            Device::Cuda(_) => return Err(cpu_only(self.name())),
+            Device::Cuda(gpu) => cuda::forward(self, gpu, io)?,
             Device::Cpu => self.cpu_forward(io),
         }
         Ok(())

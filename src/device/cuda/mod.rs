@@ -125,10 +125,15 @@ pub struct Kernels {
     not(feature = "cuda"),
     expect(dead_code, reason = "nothing is compiled without a compiler")
 )]
-const HEADERS: [(&std::ffi::CStr, &str); 3] = [
+const HEADERS: [(&std::ffi::CStr, &str); 5] = [
     (c"common.cuh", include_str!("../../../kernels/common.cuh")),
     (c"columns.cuh", include_str!("../../../kernels/columns.cuh")),
+    (
+        c"fragments.cuh",
+        include_str!("../../../kernels/fragments.cuh"),
+    ),
     (c"gemm.cuh", include_str!("../../../kernels/gemm.cuh")),
+    (c"pairs.cuh", include_str!("../../../kernels/pairs.cuh")),
 ];
 
 /// Declares the device code of `kernels/<name>.cu` as `static KERNELS`.

@@ -22,11 +22,12 @@
 //! Time: O(N·(K·G·C + C²)).
 
 pub(super) mod cpu;
+pub(super) mod cuda;
 #[cfg(test)]
 mod tests;
 
 use super::pairs::{Sizes, expect_shape, parts};
-use crate::device::{Device, cpu_only};
+use crate::device::Device;
 use crate::geometry::Neighbors;
 use crate::graph::{Backward, Forward, Op, Plan, Shape};
 use crate::{Error, Result};
@@ -103,6 +104,8 @@ impl Op for Aggregate {
             saved: vec![inputs[0].len()],
             forward_scratch: cpu::packed_words(sizes),
             backward_scratch: 4 * sizes.padded_channels() + partials,
+            forward_scratch_cuda: cuda::forward_scratch(inputs[0].rows, sizes),
+            backward_scratch_cuda: cuda::backward_scratch(points, sizes),
             reads_inputs,
             ..Plan::of(Shape::new(points, sizes.channels))
         })
@@ -110,7 +113,7 @@ impl Op for Aggregate {
 
     fn forward(&self, io: &mut Forward<'_>) -> Result<()> {
         match io.device() {
-            Device::Cuda(_) => return Err(cpu_only(self.name())),
+            Device::Cuda(gpu) => cuda::forward(self, gpu, io)?,
             Device::Cpu => cpu::forward(self, io),
         }
         Ok(())
@@ -118,7 +121,7 @@ impl Op for Aggregate {
 
     fn backward(&self, io: &mut Backward<'_>) -> Result<()> {
         match io.device() {
-            Device::Cuda(_) => return Err(cpu_only(self.name())),
+            Device::Cuda(gpu) => cuda::backward(self, gpu, io)?,
             Device::Cpu => cpu::backward(self, io),
         }
         Ok(())

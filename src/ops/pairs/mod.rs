@@ -8,11 +8,13 @@
 #[cfg(test)]
 pub mod fixtures;
 mod hidden;
+mod on;
 mod order;
 mod softmax;
 mod value;
 
 pub use hidden::{PairRows, hidden_columns, hidden_rows, pack_planes, position_gradient};
+pub use on::PairsOn;
 pub use order::{columns_to_rows, gather_columns, rows_to_columns};
 pub use softmax::{dropout_factor, softmax, softmax_gradient};
 pub use value::{Projection, gather_values, pack_projection, project, value_products, weight_sums};
