@@ -15,14 +15,7 @@ use std::marker::PhantomData;
 use std::sync::OnceLock;
 
 /// Ops without CUDA kernels yet. They must say so on a GPU; the list can only become shorter.
-pub const CPU_ONLY: &[&str] = &[
-    "gelu",
-    "kernel_point_conv",
-    "layer_norm",
-    "leaky_relu",
-    "neighbor_max",
-    "window_attention",
-];
+pub const CPU_ONLY: &[&str] = &["window_attention"];
 
 /// Devices that tests run on: the CPU and the emulator. `CAIRN_TEST_DEVICE=cuda:0` puts a real GPU in the emulator's
 /// place. Without NVRTC or the emulator only the CPU is tested, unless `CAIRN_REQUIRE_EMULATOR` is set, as continuous

@@ -9,13 +9,14 @@
 //!
 //! Backward: dx = dy (Φ(x) + x φ(x)), φ the normal density. Saves: nothing, reads x. Time and memory: O(N·C).
 
+use super::elementwise::{self, Given};
+use crate::Result;
+use crate::device::cuda::kernels;
 use crate::device::simd::{Kernel, Simd, dispatch};
-use crate::device::{Device, cpu_only, parallel};
 use crate::graph::{Backward, Forward, Op, Plan, Shape};
-use crate::{Error, Result};
 
-/// Values of one parallel chunk.
-const CHUNK: usize = 1 << 13;
+kernels!("gelu");
+
 /// −ln(2 Φ(−u)) for u in [0, [`FITTED`]], a polynomial in u · 2 / FITTED − 1, highest power first: the Chebyshev fit of
 /// degree 10, off by at most 3.3e-7.
 const TAIL: [f32; 11] = [
@@ -103,48 +104,23 @@ impl Op for Gelu {
     }
 
     fn plan(&self, inputs: &[Shape]) -> Result<Plan> {
-        let [x] = inputs else {
-            return Err(Error::shape("gelu", "needs one input"));
-        };
         Ok(Plan {
             reads_inputs: vec![0],
-            ..Plan::of(*x)
+            ..Plan::of(elementwise::only_input(self, inputs)?)
         })
     }
 
     fn forward(&self, io: &mut Forward<'_>) -> Result<()> {
-        match io.device() {
-            Device::Cuda(_) => return Err(cpu_only(self.name())),
-            Device::Cpu => {
-                let x = io.input(0);
-                parallel::for_each_rows(io.output(0), 1, CHUNK, |first, y| {
-                    let x = &x[first..first + y.len()];
-                    dispatch(Gate { x, y });
-                });
-            }
-        }
-        Ok(())
+        elementwise::forward(io, (&KERNELS, "gelu_forward"), &[], |x, y| {
+            dispatch(Gate { x, y });
+        })
     }
 
     fn backward(&self, io: &mut Backward<'_>) -> Result<()> {
-        let (Some(d_y), Some(d_x)) = (io.d_output(0), io.d_input(0)) else {
-            return Ok(());
-        };
-        match io.device() {
-            Device::Cuda(_) => return Err(cpu_only(self.name())),
-            Device::Cpu => {
-                let x = io.input(0);
-                parallel::for_each_rows(d_x, 1, CHUNK, |first, d_x| {
-                    let range = first..first + d_x.len();
-                    dispatch(Gradient {
-                        x: &x[range.clone()],
-                        d_y: &d_y[range],
-                        d_x,
-                    });
-                });
-            }
-        }
-        Ok(())
+        let kernel = (&KERNELS, "gelu_backward");
+        elementwise::backward(io, Given::Input, kernel, &[], |x, d_y, d_x| {
+            dispatch(Gradient { x, d_y, d_x });
+        })
     }
 }
 

@@ -13,13 +13,17 @@
 //! Errors: γ or β of another width than x; rows without a value.
 
 use super::pairs::{Partials, expect_shape, parts};
+use super::statistics::{ColumnChunks, add_parts_on};
+use crate::device::cuda::{Grid, args, kernels};
 use crate::device::simd::{Kernel, Simd, dispatch};
-use crate::device::{Device, cpu_only, parallel};
+use crate::device::{Device, Gpu, parallel};
 use crate::graph::{Backward, Forward, Op, Plan, Shape};
 use crate::{Error, Result};
 
 /// Rows of one parallel chunk.
 const ROWS: usize = 256;
+
+kernels!("layer_norm");
 
 /// Layer norm; inputs x, γ, β.
 #[derive(Debug, Clone, Copy)]
@@ -155,6 +159,7 @@ impl Op for LayerNorm {
         Ok(Plan {
             reads_inputs: vec![0, 1],
             backward_scratch: parts(x.rows) * 2 * x.cols,
+            backward_scratch_cuda: 2 * x.rows + ColumnChunks::new(x.rows).words(x.cols),
             ..Plan::of(*x)
         })
     }
@@ -162,7 +167,7 @@ impl Op for LayerNorm {
     fn forward(&self, io: &mut Forward<'_>) -> Result<()> {
         let cols = io.shape(0).cols;
         match io.device() {
-            Device::Cuda(_) => return Err(cpu_only(self.name())),
+            Device::Cuda(gpu) => self.cuda_forward(gpu, io)?,
             Device::Cpu => {
                 let (x, gamma, beta) = (io.input(0), io.input(1), io.input(2));
                 parallel::for_each_rows(io.output(0), cols, ROWS, |first, y| {
@@ -181,7 +186,7 @@ impl Op for LayerNorm {
 
     fn backward(&self, io: &mut Backward<'_>) -> Result<()> {
         match io.device() {
-            Device::Cuda(_) => return Err(cpu_only(self.name())),
+            Device::Cuda(gpu) => self.cuda_backward(gpu, io)?,
             Device::Cpu => self.cpu_backward(io),
         }
         Ok(())
@@ -213,6 +218,52 @@ impl LayerNorm {
         if let Some(d_beta) = io.d_input(2) {
             partials.add_to(cols, d_beta);
         }
+    }
+
+    fn cuda_forward(&self, gpu: Gpu, io: &Forward<'_>) -> Result<()> {
+        let Shape { rows, cols } = io.shape(0);
+        let args = args![
+            io.input_on(0),
+            io.input_on(1),
+            io.input_on(2),
+            rows,
+            cols as u32,
+            self.epsilon,
+            io.output_on(0)
+        ];
+        gpu.launch(&KERNELS, "layer_norm_forward", Grid::warps(rows), args)
+    }
+
+    fn cuda_backward(&self, gpu: Gpu, io: &Backward<'_>) -> Result<()> {
+        let Some(d_y) = io.d_output_on(0) else {
+            return Ok(());
+        };
+        let Shape { rows, cols } = io.shape(0);
+        let (x, width, moments) = (io.input_on(0), cols as u32, io.scratch_on());
+        let (gamma, d_x) = (io.input_on(1), io.d_input_on(0));
+        let args = args![x, gamma, d_y, rows, width, self.epsilon, moments, d_x];
+        gpu.launch(&KERNELS, "layer_norm_backward_x", Grid::warps(rows), args)?;
+        let chunks = ColumnChunks::new(rows);
+        let partials = moments.offset(2 * rows);
+        let args = args![
+            x,
+            moments,
+            d_y,
+            rows,
+            width,
+            chunks.rows,
+            chunks.count,
+            partials
+        ];
+        let grid = chunks.grid(cols);
+        gpu.launch(&KERNELS, "layer_norm_backward_sums", grid, args)?;
+        for (i, input) in [1, 2].into_iter().enumerate() {
+            if let Some(out) = io.d_input_on(input) {
+                let partials = partials.offset(i * chunks.count * cols);
+                add_parts_on(gpu, (partials, chunks.count), cols, out)?;
+            }
+        }
+        Ok(())
     }
 }
 

@@ -10,13 +10,13 @@
 //! Backward: dx = dy where y > 0, slope · dy elsewhere. Saves: nothing, reads its own output, whose sign is that of x.
 //! Time and memory: O(N·C). Errors: a slope that is negative or not finite.
 
+use super::elementwise::{self, Given};
+use crate::device::cuda::{args, kernels};
 use crate::device::simd::{Kernel, Simd, dispatch};
-use crate::device::{Device, cpu_only, parallel};
 use crate::graph::{Backward, Forward, Op, Plan, Shape};
 use crate::{Error, Result};
 
-/// Values of one parallel chunk.
-const CHUNK: usize = 1 << 14;
+kernels!("leaky_relu");
 
 /// y = x where x > 0, slope · x elsewhere.
 #[derive(Debug, Clone, Copy)]
@@ -67,54 +67,29 @@ impl Op for LeakyRelu {
     }
 
     fn plan(&self, inputs: &[Shape]) -> Result<Plan> {
-        let [x] = inputs else {
-            return Err(Error::shape("leaky_relu", "needs one input"));
-        };
+        let x = elementwise::only_input(self, inputs)?;
         if !(self.slope >= 0.0 && self.slope.is_finite()) {
             let fault = format!("slope {} is not a number from 0 on", self.slope);
-            return Err(Error::shape("leaky_relu", fault));
+            return Err(Error::shape(self.name(), fault));
         }
         Ok(Plan {
             reads_outputs: vec![0],
-            ..Plan::of(*x)
+            ..Plan::of(x)
         })
     }
 
     fn forward(&self, io: &mut Forward<'_>) -> Result<()> {
-        match io.device() {
-            Device::Cuda(_) => return Err(cpu_only(self.name())),
-            Device::Cpu => {
-                let x = io.input(0);
-                parallel::for_each_rows(io.output(0), 1, CHUNK, |first, y| {
-                    let x = &x[first..first + y.len()];
-                    let slope = self.slope;
-                    dispatch(Rectify { slope, x, y });
-                });
-            }
-        }
-        Ok(())
+        let (kernel, slope) = ((&KERNELS, "leaky_relu_forward"), self.slope);
+        elementwise::forward(io, kernel, args![slope], |x, y| {
+            dispatch(Rectify { slope, x, y });
+        })
     }
 
     fn backward(&self, io: &mut Backward<'_>) -> Result<()> {
-        let (Some(d_y), Some(d_x)) = (io.d_output(0), io.d_input(0)) else {
-            return Ok(());
-        };
-        match io.device() {
-            Device::Cuda(_) => return Err(cpu_only(self.name())),
-            Device::Cpu => {
-                let y = io.output(0);
-                parallel::for_each_rows(d_x, 1, CHUNK, |first, d_x| {
-                    let range = first..first + d_x.len();
-                    dispatch(Gradient {
-                        slope: self.slope,
-                        y: &y[range.clone()],
-                        d_y: &d_y[range],
-                        d_x,
-                    });
-                });
-            }
-        }
-        Ok(())
+        let (kernel, slope) = ((&KERNELS, "leaky_relu_backward"), self.slope);
+        elementwise::backward(io, Given::Output, kernel, args![slope], |y, d_y, d_x| {
+            dispatch(Gradient { slope, y, d_y, d_x });
+        })
     }
 }
 

@@ -2,9 +2,11 @@
 
 mod add;
 mod aggregate;
+mod award;
 mod batch_norm;
 mod cross_entropy;
 mod drop;
+mod elementwise;
 mod gather;
 mod gelu;
 mod grouped_weight;

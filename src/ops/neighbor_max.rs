@@ -11,8 +11,10 @@
 //! Backward: the gradient goes to the first neighbour that attains the maximum, over the transposed list.
 //! Saves: that neighbour's place in the row, u32 per (i, c). Memory: O(M·C). Time: O(M·K·C).
 
+use super::award::Award;
+use crate::device::cuda::{Grid, args, kernels};
 use crate::device::simd::{Kernel, Simd, dispatch};
-use crate::device::{Device, cpu_only, parallel};
+use crate::device::{Device, Gpu, parallel};
 use crate::geometry::{MISSING, Neighbors};
 use crate::graph::{Backward, Forward, Op, Plan, Shape};
 use crate::ops::pairs::for_each_rows_of_two;
@@ -23,6 +25,8 @@ use std::sync::Arc;
 const QUERIES: usize = 64;
 /// Points of one parallel chunk.
 const POINTS: usize = 128;
+
+kernels!("neighbor_max");
 
 /// y\[i\] = max over the neighbours of i.
 #[derive(Debug, Clone)]
@@ -40,9 +44,9 @@ impl NeighborMax {
 /// The first neighbour's row: y = x.
 struct First<'a> {
     x: &'a [f32],
-    place: f32,
+    place: u32,
     y: &'a mut [f32],
-    winners: &'a mut [f32],
+    winners: &'a mut [u32],
 }
 
 impl Kernel for First<'_> {
@@ -82,26 +86,6 @@ impl Kernel for Further<'_> {
     }
 }
 
-/// d_x of one point from one query: the gradient of every channel that it won.
-struct Award<'a> {
-    place: f32,
-    winners: &'a [f32],
-    d_y: &'a [f32],
-    d_x: &'a mut [f32],
-}
-
-impl Kernel for Award<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<S: Simd>(self, _: S) {
-        let pooled = self.winners.iter().zip(self.d_y);
-        for (d_x, (winner, d_y)) in self.d_x.iter_mut().zip(pooled) {
-            *d_x += if *winner == self.place { *d_y } else { 0.0 };
-        }
-    }
-}
-
 impl Op for NeighborMax {
     fn name(&self) -> &'static str {
         "neighbor_max"
@@ -126,12 +110,13 @@ impl Op for NeighborMax {
     fn forward(&self, io: &mut Forward<'_>) -> Result<()> {
         let cols = io.shape(0).cols;
         match io.device() {
-            Device::Cuda(_) => return Err(cpu_only(self.name())),
+            Device::Cuda(gpu) => self.cuda_forward(gpu, io)?,
             Device::Cpu => {
                 let x = io.input(0);
                 let winners = if io.saves() { io.saved(0) } else { &mut [] };
                 let (y, winners) = ((io.output(0), cols), (winners, cols));
                 for_each_rows_of_two(y, winners, QUERIES, |first, y, winners| {
+                    let winners: &mut [u32] = bytemuck::cast_slice_mut(winners);
                     for (i, y) in y.chunks_exact_mut(cols).enumerate() {
                         let own = i * cols..(i + 1) * cols;
                         let winners = winners.get_mut(own).unwrap_or(&mut []);
@@ -144,41 +129,17 @@ impl Op for NeighborMax {
     }
 
     fn backward(&self, io: &mut Backward<'_>) -> Result<()> {
-        let (Some(d_y), Some(d_x)) = (io.d_output(0), io.d_input(0)) else {
-            return Ok(());
-        };
-        let (cols, k) = (io.shape(0).cols, self.neighbors.k);
         match io.device() {
-            Device::Cuda(_) => return Err(cpu_only(self.name())),
-            Device::Cpu => {
-                let (winners, lists) = (io.saved(0), self.neighbors.transposed());
-                parallel::for_each_rows(d_x, cols, POINTS, |first, d_x| {
-                    for (point, d_x) in d_x.chunks_exact_mut(cols).enumerate() {
-                        for &pair in lists.list(first + point) {
-                            let (query, place) = (pair as usize / k, pair as usize % k);
-                            dispatch(Award {
-                                place: mark(place),
-                                winners: &winners[query * cols..][..cols],
-                                d_y: &d_y[query * cols..][..cols],
-                                d_x,
-                            });
-                        }
-                    }
-                });
-            }
+            Device::Cuda(gpu) => self.cuda_backward(gpu, io)?,
+            Device::Cpu => self.cpu_backward(io),
         }
         Ok(())
     }
 }
 
-/// A place as it is saved: a number that `f32` holds exactly, so that comparing is one vector instruction.
-fn mark(place: usize) -> f32 {
-    place as f32
-}
-
 impl NeighborMax {
     /// y of one query; `winners` is empty when nobody asks for them.
-    fn pool(&self, query: usize, x: &[f32], y: &mut [f32], winners: &mut [f32]) {
+    fn pool(&self, query: usize, x: &[f32], y: &mut [f32], winners: &mut [u32]) {
         let (cols, k) = (y.len(), self.neighbors.k);
         let mut found = false;
         for (place, &row) in self.neighbors.index[query * k..][..k].iter().enumerate() {
@@ -187,7 +148,7 @@ impl NeighborMax {
             }
             let first = First {
                 x: &x[row as usize * cols..][..cols],
-                place: mark(place),
+                place: place as u32,
                 y,
                 winners,
             };
@@ -199,8 +160,63 @@ impl NeighborMax {
         }
         if !found {
             y.fill(0.0);
-            winners.fill(-1.0);
+            winners.fill(MISSING);
         }
+    }
+
+    fn cpu_backward(&self, io: &mut Backward<'_>) {
+        let (Some(d_y), Some(d_x)) = (io.d_output(0), io.d_input(0)) else {
+            return;
+        };
+        let (cols, k) = (io.shape(0).cols, self.neighbors.k);
+        let winners: &[u32] = bytemuck::cast_slice(io.saved(0));
+        let lists = self.neighbors.transposed();
+        parallel::for_each_rows(d_x, cols, POINTS, |first, d_x| {
+            for (point, d_x) in d_x.chunks_exact_mut(cols).enumerate() {
+                for &pair in lists.list(first + point) {
+                    let (query, place) = (pair as usize / k, pair as usize % k);
+                    dispatch(Award {
+                        name: place as u32,
+                        winners: &winners[query * cols..][..cols],
+                        d_y: &d_y[query * cols..][..cols],
+                        d_x,
+                    });
+                }
+            }
+        });
+    }
+
+    fn cuda_forward(&self, gpu: Gpu, io: &Forward<'_>) -> Result<()> {
+        let (cols, k) = (io.shape(0).cols, self.neighbors.k);
+        let n = self.neighbors.queries * cols;
+        let args = args![
+            io.input_on(0),
+            self.neighbors.index.on(gpu)?,
+            n,
+            k as u32,
+            cols as u32,
+            io.output_on(0),
+            io.saved_on(0)
+        ];
+        gpu.launch(&KERNELS, "neighbor_max_forward", Grid::strided(n), args)
+    }
+
+    fn cuda_backward(&self, gpu: Gpu, io: &Backward<'_>) -> Result<()> {
+        let (Some(d_y), Some(d_x)) = (io.d_output_on(0), io.d_input_on(0)) else {
+            return Ok(());
+        };
+        let (lists, n) = (self.neighbors.transposed(), io.shape(0).len());
+        let args = args![
+            lists.offsets.on(gpu)?,
+            lists.index.on(gpu)?,
+            io.saved_on(0),
+            d_y,
+            n,
+            self.neighbors.k as u32,
+            io.shape(0).cols as u32,
+            d_x
+        ];
+        gpu.launch(&KERNELS, "neighbor_max_backward", Grid::strided(n), args)
     }
 }
 

@@ -12,8 +12,9 @@
 //! Saves: that row's number per (s, c), u32. Memory: O(S·C). Time: O(N·C).
 //! Errors: a segment names a row that x does not have, or that another segment names.
 
+use super::award::Award;
 use crate::device::cuda::{Grid, args, kernels};
-use crate::device::simd::{Kernel, Simd, dispatch};
+use crate::device::simd::dispatch;
 use crate::device::{Array, Device, parallel};
 use crate::geometry::{MISSING, Ragged};
 use crate::graph::{Backward, Forward, Op, Plan, Shape};
@@ -56,26 +57,6 @@ impl SegmentMax {
             }
         }
         Ok(cluster.into())
-    }
-}
-
-/// d_x of one row: the gradient of every channel that it won in its segment.
-struct Award<'a> {
-    row: u32,
-    winners: &'a [u32],
-    d_y: &'a [f32],
-    d_x: &'a mut [f32],
-}
-
-impl Kernel for Award<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<S: Simd>(self, _: S) {
-        let pooled = self.winners.iter().zip(self.d_y);
-        for (d_x, (winner, d_y)) in self.d_x.iter_mut().zip(pooled) {
-            *d_x += if *winner == self.row { *d_y } else { 0.0 };
-        }
     }
 }
 
@@ -153,13 +134,12 @@ impl Op for SegmentMax {
                         if segment == MISSING {
                             continue;
                         }
-                        let row = row as u32;
                         let pooled = segment as usize * cols..(segment as usize + 1) * cols;
                         dispatch(Award {
+                            name: row as u32,
+                            winners: &winners[pooled.clone()],
+                            d_y: &d_y[pooled],
                             d_x,
-                            d_y: &d_y[pooled.clone()],
-                            winners: &winners[pooled],
-                            row,
                         });
                     }
                 });

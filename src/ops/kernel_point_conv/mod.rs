@@ -15,17 +15,18 @@
 //!
 //! Backward: dW from the same sums, computed again. dx_j = Σ_m (Σ_i h_ijm dy_i) W_mᵀ is the same convolution of dy over
 //! the transposed neighbour list. The kernel points carry no gradient. Saves: nothing, reads x, p and W.
-//! Memory: O(I·M·O) scratch, times at most 16 in backward. Time: O(N·K·I·M + N·I·M·O), in backward with O for I too.
+//! Memory: O(I·M·O) scratch, times at most 16 in backward; on a GPU the sums of a few thousand points besides. Time: O(N·K·I·M + N·I·M·O), in backward with O for I too.
 //! Errors: other points than the neighbours name; an influence that is not a positive number.
 
 mod cpu;
+mod cuda;
 #[cfg(test)]
 mod tests;
 
 use super::pairs::{expect_shape, parts};
+use crate::device::Device;
 use crate::device::simd::MAX_LANES;
 use crate::device::workspace::padded;
-use crate::device::{Device, cpu_only};
 use crate::geometry::Neighbors;
 use crate::graph::{Backward, Forward, Op, Plan, Shape};
 use crate::{Error, Result};
@@ -117,19 +118,23 @@ impl Op for KernelPointConv {
             Shape::new(count, 3),
         )?;
         expect_shape(self.name(), "the weight", *weight, matrices)?;
+        let (queries, points) = (self.neighbors.queries, self.neighbors.points);
+        let backward_scratch_cuda = cuda::backward_scratch(sizes, queries, points);
         let (points, words) = (sizes.point_words(), sizes.weight_words());
-        let partials = parts(self.neighbors.queries) * words;
+        let partials = parts(queries) * words;
         Ok(Plan {
             forward_scratch: points + words,
             backward_scratch: points + partials + words.max(sizes.transposed_words()),
+            forward_scratch_cuda: cuda::forward_scratch(sizes, queries),
+            backward_scratch_cuda,
             reads_inputs: vec![0, 1, 2],
-            ..Plan::of(Shape::new(self.neighbors.queries, self.outputs))
+            ..Plan::of(Shape::new(queries, self.outputs))
         })
     }
 
     fn forward(&self, io: &mut Forward<'_>) -> Result<()> {
         match io.device() {
-            Device::Cuda(_) => return Err(cpu_only(self.name())),
+            Device::Cuda(gpu) => cuda::forward(self, gpu, io)?,
             Device::Cpu => cpu::forward(self, io),
         }
         Ok(())
@@ -137,7 +142,7 @@ impl Op for KernelPointConv {
 
     fn backward(&self, io: &mut Backward<'_>) -> Result<()> {
         match io.device() {
-            Device::Cuda(_) => return Err(cpu_only(self.name())),
+            Device::Cuda(gpu) => cuda::backward(self, gpu, io)?,
             Device::Cpu => cpu::backward(self, io),
         }
         Ok(())
