@@ -1,9 +1,11 @@
 //! Atomic operations, lane after lane, and the issue of asynchronous copies.
 
 use super::block::Worker;
+use super::calculate::{read, write};
+use super::checked::{Problem, Trouble, misplaced, set_written};
 use super::lanes;
-use super::shadow::{Actor, Kind};
-use super::step::{Next, read, write};
+use super::stamp::{Actor, Kind};
+use super::step::Next;
 use crate::decode::kernel::{Access, Address, Atomic, Inst, Reg};
 use crate::lanes::half::{from_bf16, from_f16, to_bf16, to_f16};
 use crate::ptx::{Scalar, Space};
@@ -157,40 +159,18 @@ impl<'a> Worker<'a> {
         let room = self.shared.bytes;
         for lane in lanes(active) {
             let offset = targets[lane];
-            let outside = offset
-                .checked_add(bytes as u64)
-                .is_none_or(|end| end > room);
-            if outside || offset % bytes as u64 != 0 {
-                let kind = if outside {
-                    ViolationKind::OutOfBounds
-                } else {
-                    ViolationKind::Misaligned
-                };
-                self.report(
-                    kind,
-                    w,
-                    lane,
-                    inst,
-                    format!("{bytes} bytes at shared offset {offset}, the block has {room}"),
-                );
+            if let Some((kind, text)) = misplaced(offset, bytes, room, "shared") {
+                self.report(kind, w, lane, inst, text);
                 continue;
             }
-            let actor = Actor {
-                run: self.run,
-                first_run: self.run,
-                warp: w as u32,
-                lane: lane as u32,
-                clock: &self.warps[w].clock,
-                partial_barriers: self.launch.kernel.partial_barriers,
-            };
+            let partial = self.launch.kernel.partial_barriers;
+            let mut actor = Actor::in_block(self.run, w, &self.warps[w].clock, partial);
+            actor.lane = lane as u32;
             if let Some(conflict) = self.shared.shadow.begin_copy(offset, bytes as u64, &actor) {
-                let problem = super::access::Problem {
+                let problem = Problem {
                     lane,
                     kind: ViolationKind::Race,
-                    what: super::access::Trouble::Conflict(
-                        format!("shared offset {offset}"),
-                        conflict,
-                    ),
+                    what: Trouble::Conflict(format!("shared offset {offset}"), conflict),
                 };
                 self.report_problems(w, inst, Kind::Write, vec![problem]);
             }
@@ -205,14 +185,8 @@ impl<'a> Worker<'a> {
     pub fn await_copies(&mut self, w: usize, active: u32, keep: Option<u32>) {
         let mut copies = std::mem::take(&mut self.warps[w].copies);
         let shared = &mut self.shared;
-        let mut actor = Actor {
-            run: self.run,
-            first_run: self.run,
-            warp: w as u32,
-            lane: 0,
-            clock: &self.warps[w].clock,
-            partial_barriers: self.launch.kernel.partial_barriers,
-        };
+        let partial = self.launch.kernel.partial_barriers;
+        let mut actor = Actor::in_block(self.run, w, &self.warps[w].clock, partial);
         copies.wait(active, keep, |copy| {
             actor.lane = u32::from(copy.lane);
             shared
@@ -220,7 +194,7 @@ impl<'a> Worker<'a> {
                 .end_copy(u64::from(copy.offset), u64::from(copy.bytes), &actor);
             let (at, words) = (copy.offset as usize / 4, copy.bytes as usize / 4);
             shared.words[at..at + words].copy_from_slice(&copy.data[..words]);
-            super::access::set_written(
+            set_written(
                 &mut shared.written,
                 copy.offset as usize,
                 copy.bytes as usize,

@@ -1,8 +1,9 @@
 //! The sixteen barriers of a block (PTX ISA 9.7.13, `bar` and `barrier`).
 
 use super::block::Worker;
+use super::calculate::first;
 use super::lanes;
-use super::step::{Next, first};
+use super::step::Next;
 use super::warp::Status;
 use crate::decode::kernel::{BarrierKind, Inst, Reg};
 use crate::violation::ViolationKind;

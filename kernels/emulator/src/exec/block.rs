@@ -2,7 +2,8 @@
 
 use super::barrier::Barrier;
 use super::launch::{Launch, WorkerState};
-use super::shadow::{Distinct, Shadow, Stamp};
+use super::shadow::{Distinct, Shadow};
+use super::stamp::Stamp;
 use super::traffic::Count;
 use super::warp::{Status, Warp, special};
 use crate::decode::kernel::Inst;
@@ -27,9 +28,9 @@ pub struct Shared {
 pub struct Worker<'a> {
     pub launch: &'a Launch<'a>,
     pub state: &'a mut WorkerState,
-    /// This worker takes every `stride`-th block from this one on.
-    pub index: usize,
-    pub stride: usize,
+    /// The blocks that this worker runs. They lie side by side, so that the records of two workers, which are compared
+    /// at the end, have little memory in common.
+    pub share: std::ops::Range<usize>,
     pub first_run: u32,
     pub run: u32,
     pub block: [u32; 3],
@@ -50,8 +51,7 @@ impl<'a> Worker<'a> {
     pub fn new(
         launch: &'a Launch<'a>,
         state: &'a mut WorkerState,
-        index: usize,
-        stride: usize,
+        share: std::ops::Range<usize>,
     ) -> Self {
         let kernel = launch.kernel;
         let threads = launch.threads();
@@ -63,8 +63,7 @@ impl<'a> Worker<'a> {
             first_run: state.next_run,
             run: state.next_run,
             state,
-            index,
-            stride,
+            share,
             block: [0; 3],
             warps: (0..warps)
                 .map(|warp| {
@@ -104,10 +103,11 @@ impl<'a> Worker<'a> {
 
     /// Runs this worker's share of the blocks.
     pub fn run_all(&mut self) {
-        let mut at = self.index;
-        while at < self.launch.block_count() && !self.fatal {
+        for at in self.share.clone() {
+            if self.fatal {
+                return;
+            }
             self.run_block(at);
-            at += self.stride;
         }
     }
 
@@ -216,7 +216,7 @@ impl<'a> Worker<'a> {
         let [x, y, z] = self.launch.thread_index(32 * stamp.warp() + stamp.lane());
         let block = self
             .launch
-            .block_of_run(stamp.run() - self.first_run, self.index, self.stride);
+            .block_of_run(stamp.run() - self.first_run, &self.share);
         let [bx, by, bz] = block;
         if stamp.run() == self.run {
             format!("thread ({x},{y},{z}) of this block")

@@ -4,7 +4,7 @@
 //! accesses are ordered before this warp's next ones; within the warp, lanes are ordered by `bar.warp.sync` only,
 //! since a GPU may run them one after another.
 
-use super::shadow::Stamp;
+use super::stamp::Stamp;
 
 /// The knowledge of one warp.
 #[derive(Clone)]

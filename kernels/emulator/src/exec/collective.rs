@@ -1,8 +1,9 @@
 //! Instructions of the lanes of a warp together: shuffles, votes, matches, reductions, `bar.warp.sync`.
 
 use super::block::Worker;
+use super::calculate::{first, read};
 use super::lanes;
-use super::step::{Next, first, read};
+use super::step::Next;
 use crate::decode::kernel::{Atomic, Inst, Op, Reg, Shuffle, Vote};
 use crate::violation::ViolationKind;
 

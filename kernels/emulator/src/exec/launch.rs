@@ -5,7 +5,8 @@
 //! not depend on the number of threads. All other kernels run on one thread, in the order that the seed gives.
 
 use super::block::Worker;
-use super::shadow::{MAX_TIME, Shadow};
+use super::shadow::Shadow;
+use super::stamp::MAX_TIME;
 use super::traffic::Count;
 use crate::Error;
 use crate::decode::Kernel;
@@ -173,8 +174,8 @@ impl Launch<'_> {
     }
 
     /// Index of the block that a worker ran as its `run`-th.
-    pub fn block_of_run(&self, run: u32, worker: usize, workers: usize) -> [u32; 3] {
-        self.block_index(self.block_at(worker + run as usize * workers))
+    pub fn block_of_run(&self, run: u32, share: &std::ops::Range<usize>) -> [u32; 3] {
+        self.block_index(self.block_at(share.start + run as usize))
     }
 
     fn check(&self) -> Result<(), Error> {
@@ -233,7 +234,10 @@ pub fn run(launch: &Launch, workers: &mut Workers) -> Result<Outcome, Error> {
     let mut running: Vec<Worker> = workers.states[..count]
         .iter_mut()
         .enumerate()
-        .map(|(index, state)| Worker::new(launch, state, index, count))
+        .map(|(index, state)| {
+            let share = index * blocks / count..(index + 1) * blocks / count;
+            Worker::new(launch, state, share)
+        })
         .collect();
     std::thread::scope(|scope| {
         let mut all = running.iter_mut();
@@ -331,7 +335,7 @@ fn compare(
             violations.push(Violation {
                 kind: ViolationKind::Race,
                 kernel: launch.kernel.name.clone(),
-                block: launch.block_of_run(x.run() - a.first_run, a.index, a.stride),
+                block: launch.block_of_run(x.run() - a.first_run, &a.share),
                 thread: launch.thread_index(32 * x.warp() + x.lane()),
                 instruction: String::new(),
                 source: Default::default(),

@@ -5,27 +5,34 @@
 //! | `launch` | blocks in their order, on one thread or several; what is found afterwards |
 //! | `block` | the warps of a block, taking turns; reports |
 //! | `warp` | registers, and the groups of lanes that are at the same instruction |
-//! | `step` | the instructions |
-//! | `access`, `atomic` | loads, stores, atomics with all checks |
+//! | `turn` | which lanes run next, and until when |
+//! | `step`, `calculate` | the instructions |
+//! | `access`, `atomic`, `local` | loads, stores, atomics |
+//! | `checked` | every check of them |
 //! | `copies` | asynchronous copies until they are awaited |
 //! | `barrier` | barriers of the block |
 //! | `collective` | shuffles, votes, matches |
 //! | `tensor` | matrix loads and products |
-//! | `clock`, `shadow` | what is ordered before what; race detection |
+//! | `clock`, `stamp`, `shadow` | what is ordered before what; race detection |
 //! | `traffic` | sectors and bank conflicts |
 
 mod access;
 mod atomic;
 mod barrier;
 mod block;
+mod calculate;
+mod checked;
 mod clock;
 mod collective;
 mod copies;
 mod launch;
+mod local;
 mod shadow;
+mod stamp;
 mod step;
 mod tensor;
 mod traffic;
+mod turn;
 mod warp;
 
 pub use launch::{Launch, Outcome, Workers, run};

@@ -6,7 +6,7 @@
 
 use super::block::Worker;
 use super::lanes;
-use super::shadow::Kind;
+use super::stamp::Kind;
 use super::step::Next;
 use crate::decode::kernel::{Address, Factor, Inst, MatrixProduct, Reg};
 use crate::lanes::half::{from_bf16, from_f16};

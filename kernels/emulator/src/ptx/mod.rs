@@ -6,6 +6,7 @@
 mod lexer;
 mod parser;
 mod scalar;
+mod statement;
 mod tree;
 
 pub use parser::parse;
