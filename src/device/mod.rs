@@ -29,14 +29,6 @@ pub enum Device {
     Cuda(Gpu),
 }
 
-/// The error of an op that has no kernel yet.
-pub(crate) fn cpu_only(op: &str) -> Error {
-    Error::Device {
-        device: "cuda".into(),
-        fault: format!("{op} has no CUDA kernel yet; use --device cpu"),
-    }
-}
-
 impl fmt::Display for Device {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -1,6 +1,6 @@
 //! Rows of a matrix handed out in another order, to several threads at once.
 
-use super::Array;
+use super::{Array, Gpu, Pointer};
 use crate::{Error, Result};
 use std::marker::PhantomData;
 use std::ops::{Deref, Range};
@@ -24,6 +24,14 @@ impl Permutation {
             }
         }
         Ok(Permutation(order.into()))
+    }
+
+    /// Address of the order on `gpu`.
+    ///
+    /// # Errors
+    /// As [`Array::on`].
+    pub fn on(&self, gpu: Gpu) -> Result<Pointer> {
+        self.0.on(gpu)
     }
 
     /// Cuts `values` (a row of `width` values for every entry) into one set of rows for each pair of neighbouring

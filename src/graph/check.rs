@@ -14,9 +14,6 @@ use crate::device::{Device, Gpu, Memory};
 use std::marker::PhantomData;
 use std::sync::OnceLock;
 
-/// Ops without CUDA kernels yet. They must say so on a GPU; the list can only become shorter.
-pub const CPU_ONLY: &[&str] = &["window_attention"];
-
 /// Devices that tests run on: the CPU and the emulator. `CAIRN_TEST_DEVICE=cuda:0` puts a real GPU in the emulator's
 /// place. Without NVRTC or the emulator only the CPU is tested, unless `CAIRN_REQUIRE_EMULATOR` is set, as continuous
 /// integration does: then that is a failure.
@@ -143,12 +140,6 @@ impl<O: Op> Check<O> {
         let differences = self.differences(&wide, &upstream, &naive);
         for device in devices() {
             let what = format!("{} on {device}", self.op.name());
-            if device != Device::Cpu && CPU_ONLY.contains(&self.op.name()) {
-                let error = self.outcome(device, &upstream).err();
-                let error = error.unwrap_or_else(|| panic!("{what} runs: take it off the list"));
-                assert!(error.to_string().contains(self.op.name()), "{error}");
-                continue;
-            }
             let outcome = self.outcome(device, &upstream);
             let outcome = outcome.unwrap_or_else(|e| panic!("{what}: {e}"));
             for (o, (got, want)) in outcome.outputs.iter().zip(&expected).enumerate() {

@@ -50,6 +50,11 @@ impl Cuda {
         match *self {}
     }
 
+    /// Cannot be called.
+    pub fn shared_memory(&self) -> Result<usize> {
+        match *self {}
+    }
+
     pub(crate) fn allocate(&self, _: usize) -> Result<Pointer> {
         match *self {}
     }

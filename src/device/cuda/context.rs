@@ -249,6 +249,17 @@ impl Cuda {
         Ok(function)
     }
 
+    /// Most bytes of shared memory that a block can have.
+    ///
+    /// # Errors
+    /// What the driver says.
+    pub fn shared_memory(&self) -> Result<usize> {
+        use sys::CUdevice_attribute_enum::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN as MOST;
+        let most = self.context.attribute(MOST);
+        let most = most.map_err(|e| self.failed("asking for its shared memory", e))?;
+        Ok(most.max(0) as usize)
+    }
+
     /// Lets a kernel use as much dynamic shared memory as the GPU has; without asking it gets 48 KiB at most.
     fn allow_shared_memory(&self, function: sys::CUfunction) -> Result<(), DriverError> {
         use sys::CUdevice_attribute_enum::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN as MOST;

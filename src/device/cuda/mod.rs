@@ -125,7 +125,7 @@ pub struct Kernels {
     not(feature = "cuda"),
     expect(dead_code, reason = "nothing is compiled without a compiler")
 )]
-const HEADERS: [(&std::ffi::CStr, &str); 5] = [
+const HEADERS: [(&std::ffi::CStr, &str); 6] = [
     (c"common.cuh", include_str!("../../../kernels/common.cuh")),
     (c"columns.cuh", include_str!("../../../kernels/columns.cuh")),
     (
@@ -133,13 +133,17 @@ const HEADERS: [(&std::ffi::CStr, &str); 5] = [
         include_str!("../../../kernels/fragments.cuh"),
     ),
     (c"gemm.cuh", include_str!("../../../kernels/gemm.cuh")),
+    (c"windows.cuh", include_str!("../../../kernels/windows.cuh")),
     (c"pairs.cuh", include_str!("../../../kernels/pairs.cuh")),
 ];
 
-/// Declares the device code of `kernels/<name>.cu` as `static KERNELS`.
+/// Declares the device code of `kernels/<name>.cu` as `static KERNELS`, or under another name.
 macro_rules! kernels {
     ($name:literal) => {
-        static KERNELS: $crate::device::cuda::Kernels = $crate::device::cuda::Kernels {
+        $crate::device::cuda::kernels!(KERNELS = $name);
+    };
+    ($item:ident = $name:literal) => {
+        static $item: $crate::device::cuda::Kernels = $crate::device::cuda::Kernels {
             name: $name,
             source: include_str!(concat!(
                 env!("CARGO_MANIFEST_DIR"),

@@ -26,8 +26,10 @@ mod cells;
 mod quantization;
 #[cfg(test)]
 mod tests;
+mod tiles;
 
 pub use quantization::Quantization;
+pub use tiles::{TILE, Tiles};
 
 use super::ragged::{Ragged, check_offsets};
 use super::sort::order_by_key;
@@ -35,6 +37,7 @@ use crate::device::{Array, Permutation, parallel};
 use crate::{Error, Result};
 use cells::{Cells, lowest};
 use std::ops::Range;
+use std::sync::OnceLock;
 
 /// Largest window, metres: offsets within two windows, in units of 10 µm, stay below 2^22, where rounding is exact.
 pub const MAX_WINDOW: f32 = 20.0;
@@ -105,6 +108,7 @@ pub struct Windows {
     pub sampled: Ragged,
     /// In order of their groups.
     pub parts: Vec<Part>,
+    tiles: OnceLock<Tiles>,
 }
 
 impl Windows {
@@ -182,6 +186,16 @@ impl Windows {
         self.groups.iter().map(Group::pairs).sum()
     }
 
+    /// The lists that GPUs work by. Made at the first call.
+    pub fn tiles(&self) -> &Tiles {
+        self.tiles.get_or_init(|| Tiles::new(self))
+    }
+
+    /// Number of tiles of queries in [`Windows::tiles`].
+    pub fn query_tiles(&self) -> usize {
+        tiles::count(&self.groups)
+    }
+
     /// Bytes of all lists.
     pub fn bytes(&self) -> usize {
         let touched: usize = self.parts.iter().map(|p| p.touched.len()).sum();
@@ -218,6 +232,7 @@ impl Windows {
             groups,
             sampled,
             parts,
+            tiles: OnceLock::new(),
         }
     }
 }

@@ -59,8 +59,47 @@ fn options(size: f32, shifted: bool) -> WindowOptions {
     }
 }
 
+/// The explicit pair list from the lists for GPUs, once by queries and once by keys, each sorted.
+fn tiled_pairs(windows: &Windows) -> [Vec<Pair>; 2] {
+    let tiles = windows.tiles();
+    let row = |position: u32| windows.order[position as usize] as usize;
+    let (groups, _) = tiles.groups.as_chunks::<4>();
+    let mut by_query = Vec::new();
+    for [group, first] in tiles.queries.as_chunks::<2>().0 {
+        let [end, dense, dense_end, list] = groups[*group as usize];
+        for query in *first..end.min(first + TILE as u32) {
+            let own = |key: u32| tiles.window[key as usize] == tiles.window[query as usize];
+            by_query.extend((dense..dense_end).map(|key| (row(query), row(key), true)));
+            let sparse = windows.sampled.list(list as usize).iter();
+            let sparse = sparse.filter(|key| !own(**key));
+            by_query.extend(sparse.map(|key| (row(query), row(*key), false)));
+        }
+    }
+    let mut by_key = Vec::new();
+    for [first, end, queries, last] in tiles.dense.as_chunks::<4>().0 {
+        let all = (*first..*end).flat_map(|key| (*queries..*last).map(move |query| (query, key)));
+        by_key.extend(all.map(|(query, key)| (row(query), row(key), true)));
+    }
+    for [first, end, queries, last] in tiles.sparse.as_chunks::<4>().0 {
+        for key in &windows.sampled.index[*first as usize..*end as usize] {
+            let own = |query: u32| tiles.window[query as usize] == tiles.window[*key as usize];
+            let members = &tiles.members.index[*queries as usize..*last as usize];
+            let members = members.iter().filter(|query| !own(**query));
+            by_key.extend(members.map(|query| (row(*query), row(*key), false)));
+        }
+    }
+    by_query.sort_unstable();
+    by_key.sort_unstable();
+    [by_query, by_key]
+}
+
 /// Everything that the ops rely on.
 fn assert_consistent(windows: &Windows) {
+    let want = pairs(windows);
+    for (got, what) in tiled_pairs(windows).into_iter().zip(["queries", "keys"]) {
+        assert!(got == want, "tiles of {what} stand for other pairs");
+    }
+    assert_eq!(2 * windows.query_tiles(), windows.tiles().queries.len());
     let mut next = 0;
     for group in &windows.groups {
         assert_eq!(group.queries.start, next);

@@ -1,0 +1,451 @@
+// Window attention, backward. Scores are computed again, twice: once per query (dq and the tables), once per key (dk, dv),
+// so that every sum has one owner and a fixed order. With D_i = dy_i y_i, dp = dy_i (v_j + Tv[b]) and ds = p (dp - D_i):
+//   dq_i += ds (k_j + Tq[b])   dk_j += ds (q_i + Tk[b])   dv_j += p dy_i
+//   per axis dTq[b] += ds q_i, dTk[b] += ds k_j, dTv[b] += p dy_i
+// Blocks as in window_attention.cu. Bound by shared memory: the tables' gradients are read and written once per pair.
+#include "windows.cuh"
+
+// flow[h, position] = dy . y of a head. One warp per pair of them, its lanes across the channels.
+extern "C" __global__ void window_attention_flow(
+    const float* __restrict__ y,    // [N, C]
+    const float* __restrict__ d_y,  // [N, C]
+    const u32* __restrict__ order,  // [N], rows by position
+    u64 points,                     // N
+    u32 channels,                   // C
+    u32 heads,                      // H
+    float* __restrict__ flow        // [H, N]
+) {
+    const u64 at = warp_number();
+    if (at >= points * heads) return;
+    const u32 width = channels / heads, head = (u32)(at % heads);
+    const u64 position = at / heads, first = (u64)order[position] * channels + head * width;
+    float sum = 0.0f;
+    for (u32 c = lane_number(); c < width; c += 32) sum += y[first + c] * d_y[first + c];
+    sum = warp_sum(sum);
+    if (lane_number() == 0) flow[head * points + position] = sum;
+}
+
+// What the softmax of a query was, and its flow.
+struct Softmax {
+    float largest, inverse, flow;
+};
+
+__device__ __forceinline__ Softmax softmax_of(const float* saved, const float* flow, const Head& h, u64 points, u32 position) {
+    const u64 at = h.head * points + position;
+    return {saved[at], saved[h.heads * points + at], flow[at]};
+}
+
+// dq and the gradients of the tables. As forward, and then: p and ds of 16 x 32 pairs go to shared memory, where each
+// thread adds up its own column (axis, table, channel) of the tables' gradients, pair after pair.
+template <int D, bool SHARED>
+__device__ __forceinline__ void backward_queries(const float* qkv, const float* packed, const float* d_y, const float* saved,
+                                                 const float* flow, const Lists& lists, u32 channels, u32 heads,
+                                                 const Quantization& quantization, float* d_qkv, float* partials) {
+    constexpr u32 ROW = Stride<D>::ROW;
+    const Head h = head_of<D>(channels, heads);
+    extern __shared__ float4 shared_words[];
+    // what has a fixed size comes first, so that its addresses are constants
+    float *keys = (float*)shared_words, *values = keys + WINDOW_BATCH * ROW, *queries = values + WINDOW_BATCH * ROW,
+          *upstream = queries + WINDOW_TILE * ROW, *weights = upstream + WINDOW_TILE * ROW,
+          *slopes = weights + WINDOW_TILE * WINDOW_BATCH;
+    u32* bins = (u32*)(slopes + WINDOW_TILE * WINDOW_BATCH);  // [3, tile, batch]
+    Place* places = (Place*)(bins + 3 * WINDOW_TILE * WINDOW_BATCH);
+    u32 *key_rows = (u32*)(places + WINDOW_TILE), *query_rows = key_rows + WINDOW_BATCH;
+    const u32 chunk_words = 3 * quantization.rows * Stride<D>::ENTRY, table_words = h.chunks * chunk_words;
+    const u32 gradient_words = 3 * quantization.rows * 3 * D;
+    const float* tables = packed + (u64)h.head * table_words;
+    float* partial = partials + ((u64)blockIdx.y * gridDim.x + blockIdx.x) * gradient_words;
+    float* d_tables = partial;
+    if (SHARED) {
+        float* own = (float*)(query_rows + WINDOW_TILE);
+        load_tables(tables, table_words, own);
+        tables = own;
+        d_tables = own + table_words;
+    }
+    for (u32 i = threadIdx.x; i < gradient_words; i += WINDOW_THREADS) d_tables[i] = 0.0f;
+    const u32 warp = threadIdx.x >> 5, lane = lane_number();
+    for (u32 tile = blockIdx.x; tile < lists.tile_count; tile += gridDim.x) {
+        const u32* group = lists.groups + 4 * lists.tiles[2 * tile];
+        const u32 first = lists.tiles[2 * tile + 1], count = min(group[0] - first, (u32)WINDOW_TILE);
+        const u32 dense = group[1], dense_end = group[2], near = dense_end - dense;
+        const u32 entry = lists.sampled_offsets[group[3]], all = near + lists.sampled_offsets[group[3] + 1] - entry;
+        Softmax softmax[2];
+        float d_q[2][D];
+#pragma unroll
+        for (u32 s = 0; s < 2; ++s) {
+            softmax[s] = softmax_of(saved, flow, h, lists.points, first + min(warp + s * WINDOW_WARPS, count - 1));
+#pragma unroll
+            for (int c = 0; c < D; ++c) d_q[s][c] = 0.0f;
+        }
+        for (u32 base = 0; base < all; base += WINDOW_BATCH) {
+            const u32 at = base + lane;
+            u32 position = at < near ? dense + at : at < all ? lists.sampled[entry + at - near] : MISSING;
+            if (at >= near && position >= dense && position < dense_end) position = MISSING;
+            const bool is_key = position != MISSING;
+            __syncthreads();
+            if (warp == 0) key_rows[lane] = is_key ? lists.order[position] : MISSING;
+            if (base == 0 && threadIdx.x < WINDOW_TILE) {
+                const u32 query = first + min(threadIdx.x, count - 1);
+                query_rows[threadIdx.x] = threadIdx.x < count ? lists.order[query] : MISSING;
+                places[threadIdx.x] = {lists.x[query], lists.y[query], lists.z[query]};
+            }
+            __syncthreads();
+            const u32 known = is_key ? position : first;
+            const Place key = {lists.x[known], lists.y[known], lists.z[known]};
+            const Entries e[2] = {entries_of<D>(quantization, places[warp], key),
+                                  entries_of<D>(quantization, places[warp + WINDOW_WARPS], key)};
+            float score[2] = {0.0f, 0.0f}, product[2] = {0.0f, 0.0f};
+            for (u32 step = 1; step <= h.chunks; ++step) {
+                const u32 chunk = (h.own + step) % h.chunks;
+                if (step > 1) __syncthreads();
+                load_rows<D>(qkv, 3 * h.channels, h, chunk, 1, key_rows, WINDOW_BATCH, 1.0f, keys);
+                load_rows<D>(qkv, 3 * h.channels, h, chunk, 2, key_rows, WINDOW_BATCH, 1.0f, values);
+                if (h.chunks > 1 || base == 0) {
+                    load_rows<D>(qkv, 3 * h.channels, h, chunk, 0, query_rows, WINDOW_TILE, h.scale(), queries);
+                    load_rows<D>(d_y, h.channels, h, chunk, 0, query_rows, WINDOW_TILE, 1.0f, upstream);
+                }
+                __syncthreads();
+                const float* t = tables + chunk * chunk_words;
+#pragma unroll 1
+                for (u32 c = 0; c < D; c += 4) {
+                    const float4 k = *(const float4*)(keys + lane * ROW + c), v = *(const float4*)(values + lane * ROW + c);
+#pragma unroll
+                    for (u32 s = 0; s < 2; ++s) {
+                        const u32 query = warp + s * WINDOW_WARPS;
+                        if (query >= count) break;
+                        const float4 q = *(const float4*)(queries + query * ROW + c);
+                        score[s] = dot(q, plus(k, entry_sum(t, e[s], c)), score[s]);
+                        score[s] = dot(k, entry_sum(t, e[s], D + c), score[s]);
+                        const float4 g = *(const float4*)(upstream + query * ROW + c);
+                        product[s] = dot(g, plus(v, entry_sum(t, e[s], 2 * D + c)), product[s]);
+                    }
+                }
+            }
+            const float* t = tables + h.own * chunk_words;
+#pragma unroll
+            for (u32 s = 0; s < 2; ++s) {
+                const u32 query = warp + s * WINDOW_WARPS, pair = query * WINDOW_BATCH + lane;
+                if (query >= count) break;
+                const float p = is_key ? expf(score[s] - softmax[s].largest) * softmax[s].inverse : 0.0f;
+                const float ds = p * (product[s] - softmax[s].flow);
+#pragma unroll
+                for (u32 c = 0; c < D; c += 4)
+                    add_scaled(d_q[s] + c, ds, plus(*(const float4*)(keys + lane * ROW + c), entry_sum(t, e[s], c)));
+                weights[pair] = p;
+                slopes[pair] = ds;
+                // from words of the packed tables to words of their gradients
+                bins[pair] = e[s].x / Stride<D>::ENTRY * 3 * D;
+                bins[WINDOW_TILE * WINDOW_BATCH + pair] = e[s].y / Stride<D>::ENTRY * 3 * D;
+                bins[2 * WINDOW_TILE * WINDOW_BATCH + pair] = e[s].z / Stride<D>::ENTRY * 3 * D;
+            }
+            __syncthreads();
+            const u32 here = min(all - base, (u32)WINDOW_BATCH);
+            for (u32 column = threadIdx.x; column < 9 * D; column += WINDOW_THREADS) {
+                const u32 axis = column / (3 * D), word = column % (3 * D), table = word / D, c = word % D;
+                const float* factor = table == 2 ? weights : slopes;
+                const float* source = (table == 0 ? queries : table == 1 ? keys : upstream) + c;
+                const u32 by_query = table == 1 ? 0 : ROW, by_key = table == 1 ? ROW : 0;
+                for (u32 query = 0; query < count; ++query)
+                    for (u32 n = 0; n < here; ++n) {
+                        const u32 pair = query * WINDOW_BATCH + n;
+                        d_tables[bins[axis * WINDOW_TILE * WINDOW_BATCH + pair] + word] +=
+                            factor[pair] * source[query * by_query + n * by_key];
+                    }
+            }
+        }
+#pragma unroll
+        for (u32 s = 0; s < 2; ++s) {
+            const u32 query = warp + s * WINDOW_WARPS;
+            if (query >= count) break;
+            const float value = scatter_sum<D>(d_q[s]);
+            const u32 c = lane / (32 / D);
+            if (d_qkv && lane % (32 / D) == 0 && c < h.count(h.own, D))
+                d_qkv[(u64)query_rows[query] * 3 * h.channels + h.first(h.own, D) + c] += h.scale() * value;
+        }
+    }
+    if (!SHARED) return;
+    __syncthreads();
+    for (u32 i = threadIdx.x; i < gradient_words; i += WINDOW_THREADS) partial[i] = d_tables[i];
+}
+
+// Heads of up to 16 channels.
+extern "C" __global__ void __launch_bounds__(WINDOW_THREADS, 1) window_attention_backward_queries_narrow(
+    const float* __restrict__ qkv,            // [N, 3C]
+    const float* __restrict__ packed,         // [H, chunks, 3, T, ENTRY]
+    const float* __restrict__ d_y,            // [N, C]
+    const float* __restrict__ saved,          // [2, H, N] by position: maximum, 1 / sum
+    const float* __restrict__ flow,           // [H, N] by position
+    const u32* __restrict__ order,            // [N], rows by position
+    const float* __restrict__ x,              // [N], by position
+    const float* __restrict__ y,              // [N]
+    const float* __restrict__ z,              // [N]
+    const u32* __restrict__ groups,           // [G, 4]: end of the queries, dense keys, list of sampled keys
+    const u32* __restrict__ tiles,            // [tiles, 2]: group, first query
+    const u32* __restrict__ sampled_offsets,  // [lists + 1]
+    const u32* __restrict__ sampled,          // positions
+    u32 tile_count,
+    u64 points,                               // N
+    u32 channels,                             // C
+    u32 heads,                                // H
+    float reach,
+    float step,
+    u32 in_cells,
+    u32 rows,                                 // T
+    u32 tables_fit,                           // whether tables and their gradients are kept in shared memory
+    float* __restrict__ d_qkv,                // [N, 3C], or null
+    float* __restrict__ partials              // [H, chunks, blocks, 3, T, 3, D]
+) {
+    const Lists lists = {order, x, y, z, groups, tiles, sampled_offsets, sampled, tile_count, points};
+    const Quantization quantization = {reach, step, in_cells, rows};
+    if (tables_fit)
+        backward_queries<16, true>(qkv, packed, d_y, saved, flow, lists, channels, heads, quantization, d_qkv, partials);
+    else
+        backward_queries<16, false>(qkv, packed, d_y, saved, flow, lists, channels, heads, quantization, d_qkv, partials);
+}
+
+// Wider heads.
+extern "C" __global__ void __launch_bounds__(WINDOW_THREADS, 1) window_attention_backward_queries_wide(
+    const float* __restrict__ qkv,            // [N, 3C]
+    const float* __restrict__ packed,         // [H, chunks, 3, T, ENTRY]
+    const float* __restrict__ d_y,            // [N, C]
+    const float* __restrict__ saved,          // [2, H, N] by position: maximum, 1 / sum
+    const float* __restrict__ flow,           // [H, N] by position
+    const u32* __restrict__ order,            // [N], rows by position
+    const float* __restrict__ x,              // [N], by position
+    const float* __restrict__ y,              // [N]
+    const float* __restrict__ z,              // [N]
+    const u32* __restrict__ groups,           // [G, 4]: end of the queries, dense keys, list of sampled keys
+    const u32* __restrict__ tiles,            // [tiles, 2]: group, first query
+    const u32* __restrict__ sampled_offsets,  // [lists + 1]
+    const u32* __restrict__ sampled,          // positions
+    u32 tile_count,
+    u64 points,                               // N
+    u32 channels,                             // C
+    u32 heads,                                // H
+    float reach,
+    float step,
+    u32 in_cells,
+    u32 rows,                                 // T
+    u32 tables_fit,                           // whether tables and their gradients are kept in shared memory
+    float* __restrict__ d_qkv,                // [N, 3C], or null
+    float* __restrict__ partials              // [H, chunks, blocks, 3, T, 3, D]
+) {
+    const Lists lists = {order, x, y, z, groups, tiles, sampled_offsets, sampled, tile_count, points};
+    const Quantization quantization = {reach, step, in_cells, rows};
+    if (tables_fit)
+        backward_queries<32, true>(qkv, packed, d_y, saved, flow, lists, channels, heads, quantization, d_qkv, partials);
+    else
+        backward_queries<32, false>(qkv, packed, d_y, saved, flow, lists, channels, heads, quantization, d_qkv, partials);
+}
+
+// Keys with the same queries; see geometry/windows/tiles.rs.
+struct KeyLists {
+    const u32* order;
+    const float *x, *y, *z;
+    const u32 *window, *tiles;
+    const u32 *keys, *queries;  // positions; null where entries are positions
+    u32 tile_count;
+    u64 points;
+};
+
+// dk and dv: lanes are queries, each warp has one key at a time, or two of narrow heads.
+template <int D, bool SHARED>
+__device__ __forceinline__ void backward_keys(const float* qkv, const float* packed, const float* d_y, const float* saved,
+                                              const float* flow, const KeyLists& lists, u32 channels, u32 heads,
+                                              const Quantization& quantization, float* d_qkv) {
+    constexpr u32 ROW = Stride<D>::ROW, EACH = 32 / D, PASS = WINDOW_WARPS * EACH;
+    const Head h = head_of<D>(channels, heads);
+    extern __shared__ float4 shared_words[];
+    float *queries = (float*)shared_words, *upstream = queries + WINDOW_BATCH * ROW, *keys = upstream + WINDOW_BATCH * ROW,
+          *values = keys + PASS * ROW;
+    Place* places = (Place*)(values + PASS * ROW);
+    u32 *query_rows = (u32*)(places + PASS), *key_rows = query_rows + WINDOW_BATCH, *windows = key_rows + PASS;
+    const u32 chunk_words = 3 * quantization.rows * Stride<D>::ENTRY, table_words = h.chunks * chunk_words;
+    const float* tables = packed + (u64)h.head * table_words;
+    if (SHARED) {
+        float* own = (float*)(windows + PASS);
+        load_tables(tables, table_words, own);
+        tables = own;
+    }
+    const u32 warp = threadIdx.x >> 5, lane = lane_number();
+    const bool is_sparse = lists.keys;
+    for (u32 tile = blockIdx.x; tile < lists.tile_count; tile += gridDim.x) {
+        const u32 *ends = lists.tiles + 4 * tile, last_key = ends[1], first_query = ends[2], last_query = ends[3];
+        for (u32 pass = ends[0]; pass < last_key; pass += PASS) {
+            const u32 count = min(last_key - pass, PASS);
+            float d_k[EACH][D], d_v[EACH][D];
+#pragma unroll
+            for (u32 s = 0; s < EACH; ++s)
+#pragma unroll
+                for (int c = 0; c < D; ++c) d_k[s][c] = d_v[s][c] = 0.0f;
+            for (u32 base = first_query; base < last_query; base += WINDOW_BATCH) {
+                const u32 at = base + lane;
+                const u32 position = at >= last_query ? MISSING : is_sparse ? lists.queries[at] : at;
+                const bool is_query = position != MISSING;
+                __syncthreads();
+                if (warp == 0) query_rows[lane] = is_query ? lists.order[position] : MISSING;
+                if (base == first_query && threadIdx.x < PASS) {
+                    const u32 key = pass + min(threadIdx.x, count - 1), place = is_sparse ? lists.keys[key] : key;
+                    key_rows[threadIdx.x] = threadIdx.x < count ? lists.order[place] : MISSING;
+                    places[threadIdx.x] = {lists.x[place], lists.y[place], lists.z[place]};
+                    windows[threadIdx.x] = lists.window[place];
+                }
+                __syncthreads();
+                const u32 known = is_query ? position : is_sparse ? lists.queries[first_query] : first_query;
+                const Place query = {lists.x[known], lists.y[known], lists.z[known]};
+                const u32 window = lists.window[known];
+                const Softmax softmax = softmax_of(saved, flow, h, lists.points, known);
+                Entries e[EACH];
+                float score[EACH], product[EACH];
+#pragma unroll
+                for (u32 s = 0; s < EACH; ++s) {
+                    e[s] = entries_of<D>(quantization, query, places[warp + s * WINDOW_WARPS]);
+                    score[s] = product[s] = 0.0f;
+                }
+                for (u32 step = 1; step <= h.chunks; ++step) {
+                    const u32 chunk = (h.own + step) % h.chunks;
+                    if (step > 1) __syncthreads();
+                    load_rows<D>(qkv, 3 * h.channels, h, chunk, 0, query_rows, WINDOW_BATCH, h.scale(), queries);
+                    load_rows<D>(d_y, h.channels, h, chunk, 0, query_rows, WINDOW_BATCH, 1.0f, upstream);
+                    if (h.chunks > 1 || base == first_query) {
+                        load_rows<D>(qkv, 3 * h.channels, h, chunk, 1, key_rows, PASS, 1.0f, keys);
+                        load_rows<D>(qkv, 3 * h.channels, h, chunk, 2, key_rows, PASS, 1.0f, values);
+                    }
+                    __syncthreads();
+                    const float* t = tables + chunk * chunk_words;
+#pragma unroll 1
+                    for (u32 c = 0; c < D; c += 4) {
+                        const float4 q = *(const float4*)(queries + lane * ROW + c),
+                                     g = *(const float4*)(upstream + lane * ROW + c);
+#pragma unroll
+                        for (u32 s = 0; s < EACH; ++s) {
+                            const u32 key = warp + s * WINDOW_WARPS;
+                            if (key >= count) break;
+                            const float4 k = *(const float4*)(keys + key * ROW + c), v = *(const float4*)(values + key * ROW + c);
+                            score[s] = dot(q, plus(k, entry_sum(t, e[s], c)), score[s]);
+                            score[s] = dot(k, entry_sum(t, e[s], D + c), score[s]);
+                            product[s] = dot(g, plus(v, entry_sum(t, e[s], 2 * D + c)), product[s]);
+                        }
+                    }
+                }
+                const float* t = tables + h.own * chunk_words;
+#pragma unroll
+                for (u32 s = 0; s < EACH; ++s) {
+                    const u32 key = warp + s * WINDOW_WARPS;
+                    if (key >= count) break;
+                    // a sampled point of the query's own small window is a dense key
+                    const bool is_pair = is_query && !(is_sparse && window == windows[key]);
+                    const float p = is_pair ? expf(score[s] - softmax.largest) * softmax.inverse : 0.0f;
+                    const float ds = p * (product[s] - softmax.flow);
+#pragma unroll
+                    for (u32 c = 0; c < D; c += 4) {
+                        add_scaled(d_v[s] + c, p, *(const float4*)(upstream + lane * ROW + c));
+                        add_scaled(d_k[s] + c, ds,
+                                   plus(*(const float4*)(queries + lane * ROW + c), entry_sum(t, e[s], D + c)));
+                    }
+                }
+            }
+#pragma unroll
+            for (u32 s = 0; s < EACH; ++s) {
+                const u32 key = warp + s * WINDOW_WARPS;
+                if (key >= count) break;
+                const float by_key = scatter_sum<D>(d_k[s]), by_value = scatter_sum<D>(d_v[s]);
+                const u32 c = lane / (32 / D);
+                if (lane % (32 / D) != 0 || c >= h.count(h.own, D)) continue;
+                float* out = d_qkv + (u64)key_rows[key] * 3 * h.channels + h.first(h.own, D) + c;
+                out[h.channels] += by_key;
+                out[2 * h.channels] += by_value;
+            }
+        }
+    }
+}
+
+// Heads of up to 16 channels.
+extern "C" __global__ void __launch_bounds__(WINDOW_THREADS, 1) window_attention_backward_keys_narrow(
+    const float* __restrict__ qkv,     // [N, 3C]
+    const float* __restrict__ packed,  // [H, chunks, 3, T, ENTRY]
+    const float* __restrict__ d_y,     // [N, C]
+    const float* __restrict__ saved,   // [2, H, N] by position: maximum, 1 / sum
+    const float* __restrict__ flow,    // [H, N] by position
+    const u32* __restrict__ order,     // [N], rows by position
+    const float* __restrict__ x,       // [N], by position
+    const float* __restrict__ y,       // [N]
+    const float* __restrict__ z,       // [N]
+    const u32* __restrict__ window,    // [N], small window of each position
+    const u32* __restrict__ tiles,     // [tiles, 4]: keys and queries from, to
+    const u32* __restrict__ keys,      // positions of the keys, null where they are positions themselves
+    const u32* __restrict__ queries,   // the same of the queries
+    u32 tile_count,
+    u64 points,                        // N
+    u32 channels,                      // C
+    u32 heads,                         // H
+    float reach,
+    float step,
+    u32 in_cells,
+    u32 rows,                          // T
+    u32 tables_fit,                    // whether the tables are kept in shared memory
+    float* __restrict__ d_qkv          // [N, 3C]
+) {
+    const KeyLists lists = {order, x, y, z, window, tiles, keys, queries, tile_count, points};
+    const Quantization quantization = {reach, step, in_cells, rows};
+    if (tables_fit) backward_keys<16, true>(qkv, packed, d_y, saved, flow, lists, channels, heads, quantization, d_qkv);
+    else backward_keys<16, false>(qkv, packed, d_y, saved, flow, lists, channels, heads, quantization, d_qkv);
+}
+
+// Wider heads.
+extern "C" __global__ void __launch_bounds__(WINDOW_THREADS, 1) window_attention_backward_keys_wide(
+    const float* __restrict__ qkv,     // [N, 3C]
+    const float* __restrict__ packed,  // [H, chunks, 3, T, ENTRY]
+    const float* __restrict__ d_y,     // [N, C]
+    const float* __restrict__ saved,   // [2, H, N] by position: maximum, 1 / sum
+    const float* __restrict__ flow,    // [H, N] by position
+    const u32* __restrict__ order,     // [N], rows by position
+    const float* __restrict__ x,       // [N], by position
+    const float* __restrict__ y,       // [N]
+    const float* __restrict__ z,       // [N]
+    const u32* __restrict__ window,    // [N], small window of each position
+    const u32* __restrict__ tiles,     // [tiles, 4]: keys and queries from, to
+    const u32* __restrict__ keys,      // positions of the keys, null where they are positions themselves
+    const u32* __restrict__ queries,   // the same of the queries
+    u32 tile_count,
+    u64 points,                        // N
+    u32 channels,                      // C
+    u32 heads,                         // H
+    float reach,
+    float step,
+    u32 in_cells,
+    u32 rows,                          // T
+    u32 tables_fit,                    // whether the tables are kept in shared memory
+    float* __restrict__ d_qkv          // [N, 3C]
+) {
+    const KeyLists lists = {order, x, y, z, window, tiles, keys, queries, tile_count, points};
+    const Quantization quantization = {reach, step, in_cells, rows};
+    if (tables_fit) backward_keys<32, true>(qkv, packed, d_y, saved, flow, lists, channels, heads, quantization, d_qkv);
+    else backward_keys<32, false>(qkv, packed, d_y, saved, flow, lists, channels, heads, quantization, d_qkv);
+}
+
+// Adds the blocks' gradients to those of the tables, in order. One thread per value of a block's, in strides of the grid.
+extern "C" __global__ void window_attention_add_tables(
+    const float* __restrict__ partials,  // [H, chunks, blocks, 3, T, 3, D]
+    u64 n,                               // H * chunks * 3 * T * 3 * D
+    u32 blocks,
+    u32 rows,                            // T
+    u32 heads,                           // H
+    u32 width,                           // d
+    u32 chunk_width,                     // D
+    float* __restrict__ query,           // [T, H, d, 3], or null
+    float* __restrict__ key,             // [T, H, d, 3], or null
+    float* __restrict__ value            // [T, H, d, 3], or null
+) {
+    const u32 words = 9 * rows * chunk_width, chunks = (width + chunk_width - 1) / chunk_width;
+    for (u64 at = first_element(); at < n; at += element_stride()) {
+        const u32 word = (u32)(at % words), own = (u32)(at / words);
+        const u32 table = word / chunk_width % 3, entry = word / (3 * chunk_width);
+        const u32 head = own / chunks, channel = own % chunks * chunk_width + word % chunk_width;
+        float* out = table == 0 ? query : table == 1 ? key : value;
+        if (!out || channel >= width) continue;
+        float sum = 0.0f;
+        for (u32 block = 0; block < blocks; ++block) sum += partials[((u64)own * blocks + block) * words + word];
+        out[(((u64)(entry % rows) * heads + head) * width + channel) * 3 + entry / rows] += sum;
+    }
+}
