@@ -41,7 +41,7 @@ impl fmt::Display for Device {
 impl FromStr for Device {
     type Err = Error;
 
-    /// `auto` gives the CPU, also where [`cuda::probe`] finds a GPU, since networks do not run on those yet. Asking for
+    /// `auto` gives the CPU, also where [`cuda::probe`] finds a GPU, since only the emulator has run networks yet. Asking for
     /// a device that is not there is an error that says what is missing.
     fn from_str(name: &str) -> Result<Self> {
         let unknown = || Error::Device {
@@ -51,7 +51,7 @@ impl FromStr for Device {
         let gpu = match name {
             "cpu" => return Ok(Device::Cpu),
             "auto" => {
-                // A GPU is looked for, to be named, and not taken: the attention ops of both networks have no kernels.
+                // A GPU is looked for, to be named, and not taken: so far only the emulator has run the kernels.
                 let _ = cuda::probe();
                 return Ok(Device::Cpu);
             }
