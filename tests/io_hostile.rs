@@ -14,12 +14,21 @@ const VARIANTS: u64 = 20;
 
 fn samples() -> Vec<PathBuf> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data");
-    let folders = ["las", "laz", "las_odd", "ply", "pcd", "npy", "malformed"];
+    let folders = [
+        "las",
+        "laz",
+        "las_odd",
+        "ply",
+        "pcd",
+        "npy",
+        "text",
+        "malformed",
+    ];
     let mut files: Vec<PathBuf> = folders
         .iter()
         .flat_map(|f| std::fs::read_dir(folder.join(f)).unwrap())
         .map(|e| e.unwrap().path())
-        .filter(|p| std::fs::metadata(p).unwrap().len() <= LARGEST)
+        .filter(|p| p.is_file() && std::fs::metadata(p).unwrap().len() <= LARGEST)
         .collect();
     files.sort();
     files
@@ -91,8 +100,13 @@ fn read_damaged(variants: u64) {
     let (mut read, mut refused) = (0, 0);
     for (i, sample) in samples().iter().enumerate() {
         let bytes = std::fs::read(sample).unwrap();
-        // No extension: the content alone decides which reader gets the file.
-        let path = folder.path().join("damaged");
+        // No extension: the content alone decides which reader gets the file, except where nothing marks it.
+        let extension = sample.extension().unwrap().to_str().unwrap();
+        let by_name = ["txt", "csv", "xyz", "pts", "ptx", "bin"].contains(&extension);
+        let path = folder.path().join(match by_name {
+            true => format!("damaged.{extension}"),
+            false => "damaged".into(),
+        });
         for variant in 0..variants {
             let mut random = Random((i as u64) << 32 | variant);
             let damaged = damage(&bytes, &mut random);

@@ -9,6 +9,11 @@ type Expected = std::result::Result<(usize, usize), &'static str>;
 
 #[rustfmt::skip]
 const FILES: &[(&str, Expected)] = &[
+    ("kitti_empty.bin", Err("byte 0: the file is empty")),
+    ("kitti_label_count_differs/labels/000000.label", Err("holds labels and no points; name the .bin file")),
+    ("kitti_label_count_differs/velodyne/000000.bin", Err("labels: 40 points, but ")),
+    ("kitti_length_not_multiple_of_16.bin", Err("point 39: 635 bytes are neither whole points of 16 bytes (KITTI) nor of 20")),
+    ("kitti_nan.bin", Ok((40, 1))),
     ("las14_bomb_u64_points.las", Err("point 1000: the file ends here, but its header promises 92233720368547")),
     ("las14_evlr_offset_past_eof.las", Ok((1000, 1))),
     ("las_bbox_wrong.las", Ok((60, 1))),
@@ -94,6 +99,15 @@ const FILES: &[(&str, Expected)] = &[
     ("ply_vertex_count_overflows_u64.ply", Err("header line 3: `18446744073709551616` is not a count of elements")),
     ("ply_wrong_magic.ply", Err("byte 0: not a PLY file, whatever its name says")),
     ("ply_zero_vertices.ply", Ok((0, 0))),
+    ("s3dis_annotations_disagree/room_1/Annotations/chair_1.txt", Err("byte 0: the file is empty")),
+    ("s3dis_annotations_disagree/room_1/Annotations/floor_1.txt", Ok((20, 0))),
+    ("s3dis_annotations_disagree/room_1/Annotations/hoverboard_1.txt", Ok((2, 0))),
+    ("s3dis_annotations_disagree/room_1/Annotations/wall_1.txt", Ok((10, 0))),
+    ("s3dis_annotations_disagree/room_1/room_1.txt", Ok((40, 3))),
+    ("s3dis_control_char_in_row.txt", Err("line 10, point 9: `185\\u{10}187` is not a number for `red`")),
+    ("s3dis_decimal_comma.txt", Err("line 1, point 0: `22,070` is not a number for `x`; use a decimal point")),
+    ("s3dis_missing_column.txt", Err("line 5, point 4: 5 of 6 values")),
+    ("s3dis_utf16_bom.txt", Err("byte 0: UTF-16 text; save the file as UTF-8")),
     ("unknown_extension.xyzq", Err("its first bytes are those of no known format; known are .las, .laz, .p")),
 ];
 
@@ -135,10 +149,18 @@ fn every_faulty_file_is_refused_or_read_with_a_warning() {
 #[test]
 fn every_faulty_file_of_the_folder_is_listed() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/malformed");
-    for entry in std::fs::read_dir(folder).unwrap() {
-        let name = entry.unwrap().file_name().into_string().unwrap();
+    let mut open = vec![folder.clone()];
+    let mut count = 0;
+    while let Some(path) = open.pop() {
+        if path.is_dir() {
+            open.extend(std::fs::read_dir(path).unwrap().map(|e| e.unwrap().path()));
+            continue;
+        }
+        let name = path.strip_prefix(&folder).unwrap().to_str().unwrap();
         assert!(FILES.iter().any(|(n, _)| *n == name), "{name}");
+        count += 1;
     }
+    assert_eq!(count, FILES.len());
 }
 
 #[test]
@@ -148,6 +170,7 @@ fn unusable_points_do_not_reach_a_network() {
         ("ply_inf_coordinates_binary.ply", 37),
         ("ply_coordinates_3e38.ply", 38),
         ("pcd_organised_nan_ok.pcd", 26),
+        ("kitti_nan.bin", 39),
     ] {
         let path = Path::new(env!("CARGO_MANIFEST_DIR"))
             .join("tests/data/malformed")

@@ -100,63 +100,11 @@ fn read(file: &Path, how: Reading<'_>) -> Result<LabelledCloud> {
 
 /// The files that a path, folder or pattern names, sorted.
 fn expand(path: &Path) -> Result<Vec<PathBuf>> {
-    let pattern = path
-        .file_name()
-        .map(|n| n.to_string_lossy().into_owned())
-        .filter(|n| n.contains(['*', '?']));
-    if pattern.is_none() && !path.is_dir() {
+    if !io::names_many(path) {
         // A missing file is reported by name here, before the others are read.
         std::fs::metadata(path).map_err(|e| Error::io(path, e))?;
-        return Ok(vec![path.to_path_buf()]);
     }
-    let folder = match &pattern {
-        Some(_) => path.parent().unwrap_or(Path::new(".")),
-        None => path,
-    };
-    let mut files = Vec::new();
-    for entry in std::fs::read_dir(folder).map_err(|e| Error::io(folder, e))? {
-        let entry = entry.map_err(|e| Error::io(folder, e))?;
-        let name = entry.file_name().to_string_lossy().into_owned();
-        let wanted = match &pattern {
-            Some(pattern) => matches(pattern.as_bytes(), name.as_bytes()),
-            None => io::format_of_name(Path::new(&name)).is_ok(),
-        };
-        if wanted && entry.path().is_file() {
-            files.push(entry.path());
-        }
-    }
-    if files.is_empty() {
-        return Err(Error::unusable(path, "names no scan"));
-    }
-    files.sort();
-    Ok(files)
-}
-
-/// Whether `name` matches `pattern`, in which `?` stands for any byte and `*` for any number of them.
-fn matches(pattern: &[u8], name: &[u8]) -> bool {
-    let (mut p, mut n) = (0, 0);
-    let mut retry = None;
-    while n < name.len() {
-        match pattern.get(p) {
-            Some(b'*') => {
-                retry = Some((p, n));
-                p += 1;
-            }
-            Some(c) if *c == b'?' || *c == name[n] => {
-                p += 1;
-                n += 1;
-            }
-            _ => match retry {
-                // The last star takes one byte more.
-                Some((star, from)) => {
-                    retry = Some((star, from + 1));
-                    (p, n) = (star + 1, from + 1);
-                }
-                None => return false,
-            },
-        }
-    }
-    pattern[p..].iter().all(|c| *c == b'*')
+    io::expand(path, &io::is_scan_name)
 }
 
 #[cfg(test)]
@@ -208,7 +156,7 @@ mod tests {
         for name in ["a1.npy", "a2.npy", "b1.npy"] {
             save(&base.join(name), &[0, 1, 9]);
         }
-        std::fs::write(base.join("notes.txt"), "no scan").unwrap();
+        std::fs::write(base.join("notes.md"), "no scan").unwrap();
         let names = |paths: &[&str]| -> Vec<String> {
             let set = open(paths, base).unwrap();
             (0..set.len()).map(|i| set.name(i).to_string()).collect()
@@ -233,25 +181,6 @@ mod tests {
             let error = open(&[path], base).unwrap_err();
             assert_eq!(error.exit_code(), 2);
             assert!(error.to_string().contains(part), "{error}");
-        }
-    }
-
-    #[test]
-    fn patterns_match_like_a_shell() {
-        for (pattern, name, expected) in [
-            ("*", "", true),
-            ("a*c", "abbc", true),
-            ("a*c", "abcd", false),
-            ("a*bc", "abbc", true),
-            ("?", "", false),
-            ("*.la?", "x.laz", true),
-            ("**x", "x", true),
-        ] {
-            assert_eq!(
-                matches(pattern.as_bytes(), name.as_bytes()),
-                expected,
-                "{pattern} {name}"
-            );
         }
     }
 }

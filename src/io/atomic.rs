@@ -4,7 +4,7 @@
 //! output's name. On any error, and when the writer is dropped, the temporary file goes and an older output stays.
 
 use std::fs::{self, File, Permissions};
-use std::io::{self, BufWriter, Seek, Write};
+use std::io::{self, BufWriter, Read, Seek, Write};
 use std::path::{Path, PathBuf};
 
 use tempfile::NamedTempFile;
@@ -128,6 +128,14 @@ impl Write for Atomic {
 
     fn flush(&mut self) -> io::Result<()> {
         self.file.flush()
+    }
+}
+
+/// What was written can be read again: some formats mend their pages.
+impl Read for Atomic {
+    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+        self.file.flush()?;
+        self.file.get_mut().read(bytes)
     }
 }
 

@@ -1,7 +1,8 @@
 //! A file to read, with its length known: no reader asks for more bytes than are there.
 
+use std::fmt::Debug;
 use std::fs::File;
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Cursor, Read, Seek};
 use std::path::{Path, PathBuf};
 
 use crate::{Error, Result};
@@ -9,14 +10,22 @@ use crate::{Error, Result};
 /// Longest line of a text header, bytes.
 const LONGEST_LINE: usize = 1 << 16;
 
-/// A regular file with a position; every read is checked against the bytes that are there.
+/// A regular file, or bytes that a program holds, with a position; every read is checked against the bytes that are
+/// there.
 #[derive(Debug)]
 pub struct Input {
     path: PathBuf,
-    file: BufReader<File>,
+    file: BufReader<Box<dyn Bytes>>,
     len: u64,
     position: u64,
+    in_memory: bool,
 }
+
+/// Where bytes come from.
+trait Bytes: Read + Seek + Debug + Send {}
+
+impl Bytes for File {}
+impl Bytes for Cursor<Vec<u8>> {}
 
 impl Input {
     /// Opens a regular file.
@@ -35,9 +44,26 @@ impl Input {
         Ok(Input {
             path: path.to_path_buf(),
             len: metadata.len(),
-            file: BufReader::with_capacity(1 << 16, file),
+            file: BufReader::with_capacity(1 << 16, Box::new(file)),
             position: 0,
+            in_memory: false,
         })
+    }
+
+    /// The bytes of a file that is nowhere on a disk; `name` is for messages.
+    pub fn from_bytes(name: impl Into<PathBuf>, bytes: Vec<u8>) -> Self {
+        Input {
+            path: name.into(),
+            len: bytes.len() as u64,
+            file: BufReader::with_capacity(1 << 16, Box::new(Cursor::new(bytes))),
+            position: 0,
+            in_memory: true,
+        }
+    }
+
+    /// True when there is no file behind it.
+    pub fn is_in_memory(&self) -> bool {
+        self.in_memory
     }
 
     /// The name of the file.

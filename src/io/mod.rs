@@ -6,6 +6,11 @@
 //! | PLY, ascii and both binary forms | `ply/` | yes | yes |
 //! | PCD 0.5–0.7, ascii, binary, compressed | `pcd/` | yes | yes |
 //! | NPY, tables and records | `npy/` | yes | yes |
+//! | MCAP bags of robots | `bag/` | message by message | with labels |
+//! | E57 | `e57/` | yes | yes |
+//! | XYZ, TXT, ASC, CSV: tables of numbers | `text/` | yes | yes |
+//! | PTS, PTX | `text/` | yes | from their own kind |
+//! | KITTI and nuScenes `.bin` with `.label` | `bin/` | yes | yes |
 //!
 //! [`read`] takes a whole scan into memory, [`open`] gives it piece by piece; [`write()`] and [`create`] are their
 //! counterparts. A scan keeps the bytes of its points and everything else that the file held, so that writing the same
@@ -18,20 +23,26 @@
 //! A new format is a file with a [`Format`] and one line in [`FORMATS`].
 
 mod atomic;
+pub mod bag;
+pub mod bin;
+pub mod e57;
 mod input;
 pub mod las;
+mod names;
 pub mod npy;
 pub mod pcd;
 pub mod ply;
 mod scan;
+pub mod text;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::cloud::{Kind, PointCloud};
 use crate::{Error, Result};
 
 pub use atomic::Atomic;
 pub use input::Input;
+pub use names::{expand, is_scan_name, names_many};
 pub use scan::{
     Chunk, Labels, Output, Reader, Records, Scan, Source, Warning, WarningKind, Writer,
 };
@@ -48,8 +59,8 @@ pub struct Format {
     pub name: &'static str,
     /// Lower-case file name extensions, the usual one first.
     pub extensions: &'static [&'static str],
-    /// Says whether the first bytes of a file are those of this format.
-    pub detect: fn(&[u8]) -> bool,
+    /// How a file of this format is recognised.
+    pub detect: Detect,
     /// Starts reading; the input stands at its first byte.
     pub open: fn(Input) -> Result<Box<dyn Reader>>,
     /// Starts writing.
@@ -58,8 +69,36 @@ pub struct Format {
     pub check: fn(&Scan, &[i32]) -> std::result::Result<(), String>,
 }
 
+/// How files of a format are recognised.
+#[derive(Clone, Copy)]
+pub enum Detect {
+    /// By their first bytes, whatever their name.
+    Content(fn(&[u8]) -> bool),
+    /// By their name alone, since nothing marks their content. Files that another format recognises are refused.
+    Name,
+}
+
+impl Format {
+    /// True when the first bytes of a file mark it as one of this format.
+    fn recognises(&self, head: &[u8]) -> bool {
+        matches!(self.detect, Detect::Content(is_mine) if is_mine(head))
+    }
+}
+
 /// All formats.
-pub const FORMATS: &[Format] = &[las::LAS, las::LAZ, ply::FORMAT, pcd::FORMAT, npy::FORMAT];
+pub const FORMATS: &[Format] = &[
+    las::LAS,
+    las::LAZ,
+    ply::FORMAT,
+    pcd::FORMAT,
+    npy::FORMAT,
+    e57::FORMAT,
+    text::TABLE,
+    text::PTS,
+    text::PTX,
+    bin::FORMAT,
+    bin::LABELS,
+];
 
 impl Source {
     /// Name of the format the points came from.
@@ -71,6 +110,9 @@ impl Source {
             Source::Ply(_) => Some(ply::FORMAT.name),
             Source::Pcd(_) => Some(pcd::FORMAT.name),
             Source::Npy(_) => Some(npy::FORMAT.name),
+            Source::Text(source) => Some(source.format_name()),
+            Source::Bin(_) => Some(bin::FORMAT.name),
+            Source::E57(_) => Some(e57::FORMAT.name),
         }
     }
 
@@ -82,12 +124,19 @@ impl Source {
             Source::Ply(source) => source.description(),
             Source::Pcd(source) => source.description(),
             Source::Npy(source) => source.description(),
+            Source::Text(source) => source.description(),
+            Source::Bin(source) => source.description(),
+            Source::E57(source) => source.description(),
         }
     }
 
     /// True when the file names a coordinate system.
     pub fn has_crs(&self) -> bool {
-        matches!(self, Source::Las(source) if source.has_crs())
+        match self {
+            Source::Las(source) => source.has_crs(),
+            Source::E57(source) => source.has_crs(),
+            _ => false,
+        }
     }
 
     /// True for LAS and LAZ.
@@ -116,9 +165,8 @@ pub fn format_of_name(path: &Path) -> Result<&'static Format> {
 }
 
 fn known_formats() -> String {
-    let names: Vec<String> = (FORMATS.iter())
-        .map(|f| format!(".{}", f.extensions[0]))
-        .collect();
+    let extensions = FORMATS.iter().flat_map(|f| f.extensions);
+    let names: Vec<String> = extensions.map(|e| format!(".{e}")).collect();
     format!("known are {}", names.join(", "))
 }
 
@@ -141,12 +189,19 @@ fn detect(input: &mut Input) -> Result<&'static Format> {
     let named = FORMATS
         .iter()
         .find(|f| f.extensions.contains(&wanted.as_str()));
-    let Some(found) = FORMATS.iter().find(|f| (f.detect)(&head)) else {
+    let Some(found) = FORMATS.iter().find(|f| f.recognises(&head)) else {
+        if let Some(format) = named.filter(|f| matches!(f.detect, Detect::Name)) {
+            return Ok(format);
+        }
         return Err(match named {
             Some(format) => Error::malformed(
                 path,
                 "byte 0",
                 format!("not a {} file, whatever its name says", format.name),
+            ),
+            None if bag::is_head(&head) => Error::unusable(
+                path,
+                "a bag of many clouds, not a scan; `cairn segment` labels the clouds of a --topic",
             ),
             None => Error::unusable(
                 path,
@@ -178,7 +233,10 @@ fn detect(input: &mut Input) -> Result<&'static Format> {
 
 /// Opens a scan to read it piece by piece.
 pub fn open(path: impl AsRef<Path>) -> Result<Box<dyn Reader>> {
-    let mut input = Input::open(path.as_ref())?;
+    open_input(Input::open(path.as_ref())?)
+}
+
+fn open_input(mut input: Input) -> Result<Box<dyn Reader>> {
     (detect(&mut input)?.open)(input)
 }
 
@@ -186,7 +244,15 @@ pub fn open(path: impl AsRef<Path>) -> Result<Box<dyn Reader>> {
 ///
 /// Points without usable coordinates are kept and counted in a warning. A scan without any point is no error here.
 pub fn read(path: impl AsRef<Path>) -> Result<Scan> {
-    let mut reader = open(path)?;
+    read_all(open(path)?)
+}
+
+/// Reads a whole scan from the bytes of a file, in a format that is recognised by its content; `name` is for messages.
+pub fn read_bytes(name: impl Into<PathBuf>, bytes: Vec<u8>) -> Result<Scan> {
+    read_all(open_input(Input::from_bytes(name, bytes))?)
+}
+
+fn read_all(mut reader: Box<dyn Reader>) -> Result<Scan> {
     let mut scan = Scan {
         cloud: reader.schema().clone(),
         ..Default::default()

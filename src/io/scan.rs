@@ -5,7 +5,7 @@ use std::fmt;
 use crate::cloud::PointCloud;
 use crate::{Error, Result};
 
-use super::{las, npy, pcd, ply};
+use super::{bin, e57, las, npy, pcd, ply, text};
 
 /// A whole scan in memory.
 ///
@@ -143,6 +143,12 @@ pub enum Source {
     Pcd(Box<pcd::Source>),
     /// NPY: type and memory order.
     Npy(Box<npy::Source>),
+    /// Text: separator, names, the lines between the rows.
+    Text(Box<text::Source>),
+    /// KITTI or nuScenes: numbers of a point.
+    Bin(Box<bin::Source>),
+    /// E57: the file, whose stored values are copied.
+    E57(Box<e57::Source>),
 }
 
 /// Something a reader noticed and went on from.
@@ -172,6 +178,8 @@ pub enum WarningKind {
     SkippedRecords,
     /// The output cannot carry something over.
     NotKept,
+    /// Annotations beside a room do not fit its points.
+    Annotations,
 }
 
 impl Warning {

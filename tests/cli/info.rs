@@ -40,7 +40,7 @@ fn files_that_are_no_scans_are_bad_input() {
         (folder.path().join("missing.las"), "No such file"),
         (folder.path().to_path_buf(), "is a folder"),
         (file("empty.las", b""), "empty"),
-        (file("noise.xyz", &[7; 600]), "known are"),
+        (file("noise.abc", &[7; 600]), "known are"),
         (file("noise.las", &[7; 600]), "not a LAS file"),
         (file("cut.las", &scan[..scan.len() - 100]), "cut.las"),
         (file("header.las", &scan[..100]), "header.las"),

@@ -33,7 +33,7 @@ use layout::Extra;
 pub const LAS: super::Format = super::Format {
     name: "LAS",
     extensions: &["las"],
-    detect: |head| head.starts_with(b"LASF") && !is_compressed(head),
+    detect: super::Detect::Content(|head| head.starts_with(b"LASF") && !is_compressed(head)),
     open,
     create: |output, plan| writer::create(output, plan, writer::Packing::Plain),
     check: writer::check,
@@ -43,7 +43,7 @@ pub const LAS: super::Format = super::Format {
 pub const LAZ: super::Format = super::Format {
     name: "LAZ",
     extensions: &["laz"],
-    detect: |head| head.starts_with(b"LASF") && is_compressed(head),
+    detect: super::Detect::Content(|head| head.starts_with(b"LASF") && is_compressed(head)),
     open,
     create: create_compressed,
     check: check_compressed,

@@ -32,7 +32,7 @@ use header::{Field, Layout, Stored};
 pub const FORMAT: super::Format = super::Format {
     name: "NPY",
     extensions: &["npy"],
-    detect: |head| head.starts_with(b"\x93NUMPY"),
+    detect: super::Detect::Content(|head| head.starts_with(b"\x93NUMPY")),
     open,
     create,
     check: super::holds_everything,

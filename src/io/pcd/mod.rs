@@ -25,7 +25,7 @@ use header::{Encoding, Field, Header};
 pub const FORMAT: super::Format = super::Format {
     name: "PCD",
     extensions: &["pcd"],
-    detect: header::is_pcd,
+    detect: super::Detect::Content(header::is_pcd),
     open,
     create,
     check: super::holds_everything,

@@ -23,7 +23,9 @@ use header::{Element, Encoding, Header, Property};
 pub const FORMAT: super::Format = super::Format {
     name: "PLY",
     extensions: &["ply"],
-    detect: |head| head.starts_with(b"ply") && head.get(3).is_none_or(u8::is_ascii_whitespace),
+    detect: super::Detect::Content(|head| {
+        head.starts_with(b"ply") && head.get(3).is_none_or(u8::is_ascii_whitespace)
+    }),
     open,
     create,
     check: super::holds_everything,
