@@ -9,8 +9,12 @@ mod faults;
 mod forward;
 #[path = "cli/info.rs"]
 mod info;
+#[path = "cli/many.rs"]
+mod many;
 #[path = "cli/segment.rs"]
 mod segment;
+#[path = "cli/stream.rs"]
+mod stream;
 
 use fixtures::{cairn, fails, text};
 
@@ -42,7 +46,8 @@ fn unknown_commands_options_and_devices_are_bad_input() {
         &["info", "x", "--frobnicate"],
         &["info", "x", "--device", "cuda"],
         &["info", "x", "--threads", "0"],
-        &["segment", "x"],
+        &["segment"],
+        &["segment", "x", "-o", "y.las", "--map", "ground"],
         &["segment", "x", "-o", "y.las", "--tta=sideways"],
         &[
             "segment",

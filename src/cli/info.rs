@@ -31,7 +31,7 @@ const CODES: usize = 256;
     after_help = "Examples:\n  cairn info scan.laz\n  cairn info model.safetensors --json\n  cairn info --devices"
 )]
 pub struct Args {
-    /// Scan (LAS, LAZ, PLY, PCD, NPY) or checkpoint (safetensors, PyTorch)
+    /// Scan (LAS, LAZ, PLY, PCD, NPY, E57, text, KITTI) or checkpoint (safetensors, PyTorch)
     #[arg(required_unless_present = "devices", conflicts_with = "devices")]
     file: Option<PathBuf>,
     /// Show what there is to compute with

@@ -31,7 +31,8 @@ use std::process::ExitCode;
     after_help = EXAMPLES,
     after_long_help = EXAMPLES,
     long_about = "Point cloud segmentation with Point Transformer V2: a scan goes in, the same scan comes out with a \
-        class and a confidence on every point. Reads and writes LAS, LAZ, PLY, PCD and NPY."
+        class and a confidence on every point. Reads and writes LAS, LAZ, PLY, PCD, NPY, \
+        E57, text (XYZ, CSV, PTS, PTX), KITTI and nuScenes frames, and MCAP bags."
 )]
 struct Cli {
     #[command(subcommand)]

@@ -39,7 +39,7 @@ pub fn error(error: &anyhow::Error) -> ExitCode {
 }
 
 /// The messages of a chain, joined; a message that repeats the end of the one before it is said once.
-fn chain(error: &anyhow::Error) -> String {
+pub fn chain(error: &anyhow::Error) -> String {
     let mut text = String::new();
     for cause in error.chain() {
         let mut message = cause.to_string();

@@ -1,14 +1,19 @@
 //! `cairn segment`: scans in, the same scans with a class and a confidence on every point out.
 
+mod bag;
+mod jobs;
+mod map;
 mod report;
+mod stream;
 
 use super::{Global, print, progress::Progress, signals};
 use crate::infer::{Options, Segmenter, Shipped, Views, segment::TILE_VOXELS, shipped::Facts};
 use crate::io::{self, Scan};
 use crate::{Error, Result};
 use anyhow::Context;
+use jobs::{Job, Jobs};
+use map::LabelMap;
 use report::Report;
-use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
@@ -27,15 +32,45 @@ const KEPT: &str = "nothing was written, an older output is as it was";
 ///
 /// The network sees one point per voxel; its size is the model's. With --tta it sees every point, in several scaled and
 /// flipped (or turned) copies of the scan, and probabilities are summed: slower, usually somewhat better.
+///
+/// Of several scans, one that cannot be labelled does not stop the others: the reasons are listed at the end and the exit
+/// status is 1. Outputs that are newer than their inputs are left alone, so that a run that was stopped goes on where it
+/// was. An MCAP bag comes back as a bag in which every cloud of the topic has the fields `label` and `confidence`.
+///
+/// With `-` as input, clouds come on standard input and labels go to standard output, each with its length in front: four
+/// bytes, little-endian, then a cloud as the bytes of an NPY (or PLY, PCD, LAS, LAZ) file. The answer is a length, a
+/// byte that is 0, and for N points N class codes (i32) and N confidences (f32); or a byte that is 1 and a reason.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLE, after_long_help = EXAMPLE)]
 pub struct Args {
-    /// Scans to label (LAS, LAZ, PLY, PCD, NPY; recognised by content)
+    /// Scans to label (LAS, LAZ, PLY, PCD, NPY, E57, text, KITTI, MCAP bags), folders of them, patterns such as
+    /// 'scans/*.laz', or - for clouds on standard input
     #[arg(required = true, value_name = "IN")]
     inputs: Vec<PathBuf>,
-    /// Output file; for several inputs a folder, which is made if need be
+    /// Output file; for several inputs a folder, which is made if need be [default: beside each input, NAME_labelled]
     #[arg(long, short, value_name = "OUT")]
-    output: PathBuf,
+    output: Option<PathBuf>,
+    /// Format of the outputs by its file name extension, such as laz [default: that of each input]
+    #[arg(long, value_name = "EXTENSION")]
+    to: Option<String>,
+    /// Label scans again whose output is there and newer than they are
+    #[arg(long)]
+    again: bool,
+    /// Topic of a bag whose clouds are labelled [default: the only one with sensor_msgs/PointCloud2]
+    #[arg(long, value_name = "NAME")]
+    topic: Option<String>,
+    /// Codes of the classes in the output: asprs, a list such as ground=2,building=6 (none=0 for points without a class),
+    /// or a TOML file with tables [codes] and [truth] [default: the model's codes]
+    #[arg(long, value_name = "asprs|LIST|FILE.toml")]
+    map: Option<String>,
+    /// Codes of the input's labels that are left out of the comparison without a word, such as 1,7,64
+    #[arg(
+        long,
+        value_name = "CODES",
+        value_delimiter = ',',
+        allow_negative_numbers = true
+    )]
+    ignore: Vec<i64>,
     /// Model file (safetensors) from `cairn train` or `cairn convert`
     #[arg(long, value_name = "FILE")]
     weights: Option<PathBuf>,
@@ -65,7 +100,10 @@ pub struct Args {
 const EXAMPLE: &str = "\
 Examples:
   cairn segment scan.laz -o labelled.laz
-  cairn segment scans/*.ply -o labelled/ --weights model.safetensors --tta --json";
+  cairn segment scans/ -o labelled/ --to laz --map asprs
+  cairn segment scans/*.ply -o labelled/ --weights model.safetensors --tta --json
+  cairn segment drive.mcap --topic /lidar/points --weights model.safetensors
+  cairn segment - --weights model.safetensors < requests > answers";
 
 /// Runs the subcommand.
 pub fn run(args: Args, global: &Global) -> anyhow::Result<ExitCode> {
@@ -73,16 +111,25 @@ pub fn run(args: Args, global: &Global) -> anyhow::Result<ExitCode> {
         let fault = format!("{} is less than {MINIMUM_TILE}", args.tile_voxels);
         return Err(Error::argument("tile-voxels", fault).into());
     }
-    let jobs = jobs(&args.inputs, &args.output)?;
+    let map = LabelMap::parse(args.map.as_deref(), &args.ignore)?;
+    if args.inputs == [Path::new("-")] {
+        if args.output.is_some() || args.json {
+            let fault = "with - as input, labels go to standard output and nothing else is written";
+            return Err(Error::argument("output", fault).into());
+        }
+        let mut chosen = Chosen::of(&args, global)?;
+        global.announce();
+        stream::run(&args, global, &mut chosen, &map)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let jobs = Jobs::new(&args.inputs, args.output.as_deref(), args.to.as_deref())?;
     let mut chosen = Chosen::of(&args, global)?;
     global.announce();
-    for (input, output) in &jobs {
-        let report = one(&args, global, &mut chosen, input, output)?;
-        if args.json {
-            print::result(&serde_json::to_string(&report)?)?;
-        } else {
-            print::result(&report.text())?;
-        }
+    if jobs.many {
+        return all(&args, global, &mut chosen, &map, &jobs.list);
+    }
+    for job in &jobs.list {
+        print::result(&any(&args, global, &mut chosen, &map, job)?)?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -90,32 +137,83 @@ pub fn run(args: Args, global: &Global) -> anyhow::Result<ExitCode> {
 /// A tile of fewer voxels than this gives the network no surroundings to see.
 const MINIMUM_TILE: usize = 1000;
 
-/// Input and output files. Every output name is checked before anything is read.
-fn jobs(inputs: &[PathBuf], output: &Path) -> Result<Vec<(PathBuf, PathBuf)>> {
-    if let ([input], false) = (inputs, output.is_dir()) {
-        io::format_of_name(output)?;
-        return Ok(vec![(input.clone(), output.to_path_buf())]);
-    }
-    if output.exists() && !output.is_dir() {
-        let fault = "is a file; several inputs need a folder as output";
-        return Err(Error::unusable(output, fault));
-    }
-    let mut names = BTreeSet::new();
-    let mut jobs = Vec::new();
-    for input in inputs {
-        let name = input
-            .file_name()
-            .ok_or_else(|| Error::unusable(input, "is no file"))?;
-        let target = output.join(name);
-        io::format_of_name(&target)?;
-        if !names.insert(name) {
-            let fault = "another input has the same file name, and both outputs go into one folder";
-            return Err(Error::unusable(input, fault));
+impl Args {
+    fn options(&self) -> Options {
+        Options {
+            views: self.tta.unwrap_or_default(),
+            tile_voxels: self.tile_voxels,
         }
-        jobs.push((input.clone(), target));
     }
-    std::fs::create_dir_all(output).map_err(|e| Error::io(output, e))?;
-    Ok(jobs)
+}
+
+/// Labels many scans; a fault of one does not stop the others.
+fn all(
+    args: &Args,
+    global: &Global,
+    chosen: &mut Chosen,
+    map: &LabelMap,
+    list: &[Job],
+) -> anyhow::Result<ExitCode> {
+    let mut failed = Vec::new();
+    let mut skipped = 0;
+    for job in list {
+        if !args.again && job.is_done() {
+            skipped += 1;
+            continue;
+        }
+        match any(args, global, chosen, map, job) {
+            Ok(text) => print::result(&text)?,
+            Err(error) if is_interrupt(&error) => return Err(error),
+            Err(error) => {
+                print::error(&error);
+                let reason = print::chain(&error);
+                if args.json {
+                    let line = serde_json::json!({ "input": job.input, "error": reason });
+                    print::result(&line.to_string())?;
+                }
+                failed.push((&job.input, reason));
+            }
+        }
+    }
+    let labelled = list.len() - skipped - failed.len();
+    let mut summary = format!("labelled {labelled} of {} scans", list.len());
+    if skipped > 0 {
+        summary.push_str(&format!(
+            ", {skipped} were done already (--again labels them anew)"
+        ));
+    }
+    if failed.is_empty() {
+        global.note(summary);
+        return Ok(ExitCode::SUCCESS);
+    }
+    eprintln!("{summary}, {} failed:", failed.len());
+    for (input, reason) in &failed {
+        eprintln!("  {}: {reason}", input.display());
+    }
+    Ok(ExitCode::FAILURE)
+}
+
+fn is_interrupt(error: &anyhow::Error) -> bool {
+    let cause = error.chain().find_map(|e| e.downcast_ref::<Error>());
+    matches!(cause, Some(Error::Interrupted { .. }))
+}
+
+/// Labels one scan or bag and returns what is to be printed.
+fn any(
+    args: &Args,
+    global: &Global,
+    chosen: &mut Chosen,
+    map: &LabelMap,
+    job: &Job,
+) -> anyhow::Result<String> {
+    if io::bag::is_bag(&job.input) {
+        return bag::run(args, global, chosen, map, [&job.input, &job.output]);
+    }
+    let report = one(args, global, chosen, map, job)?;
+    match args.json {
+        true => Ok(serde_json::to_string(&report)?),
+        false => Ok(report.text()),
+    }
 }
 
 /// The model in use, loaded once.
@@ -172,10 +270,11 @@ fn one(
     args: &Args,
     global: &Global,
     chosen: &mut Chosen,
-    input: &Path,
-    output: &Path,
+    map: &LabelMap,
+    Job { input, output }: &Job,
 ) -> anyhow::Result<Report> {
     // Better now than after the work: makes a temporary file beside the output and removes it again.
+    io::format_of_name(output)?;
     io::Atomic::create(output).context("preparing the output")?;
     let start = Instant::now();
     let scan = io::read(input).context("reading the scan")?;
@@ -187,15 +286,13 @@ fn one(
     let segmenter = chosen
         .for_scan(&scan, global)
         .with_context(|| format!("segmenting {}", input.display()))?;
+    let codes = map.resolve(segmenter)?;
+    io::check_output(output, &scan, &codes.all()).context("preparing the output")?;
     let read = start.elapsed();
 
-    let options = Options {
-        views: args.tta.unwrap_or_default(),
-        tile_voxels: args.tile_voxels,
-    };
     let progress = Progress::new(global, "segmenting");
     let prediction = segmenter
-        .segment(&scan.cloud, &options, &mut |done, total| {
+        .segment(&scan.cloud, &args.options(), &mut |done, total| {
             progress.set(done, total);
             signals::check(KEPT)
         })
@@ -204,14 +301,15 @@ fn one(
     let segmented = start.elapsed() - read;
 
     signals::check(KEPT)?;
-    let labels = segmenter.labels(&prediction);
+    let labels = codes.labels(segmenter, &prediction);
     let notes = io::write(output, &scan, &labels).context("writing the labelled scan")?;
     notes.iter().for_each(print::warning);
     let written = start.elapsed() - read - segmented;
 
     let metadata = segmenter.metadata();
-    let truth = report::truth(&scan.cloud, metadata, args.labels.as_deref())?;
-    let mut report = Report::new(metadata, &prediction, truth.as_deref());
+    let truth = report::truth(&scan.cloud, metadata, &codes, args.labels.as_deref())?;
+    let mut report = Report::new(metadata, &prediction, truth.as_ref());
+    report.set_codes(&codes.of_class);
     report.input = input.display().to_string();
     report.output = output.display().to_string();
     report.model.clone_from(&chosen.name);

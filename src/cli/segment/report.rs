@@ -1,5 +1,6 @@
 //! What `cairn segment` says about a labelled scan.
 
+use super::map::Codes;
 use crate::cli::print;
 use crate::cloud::PointCloud;
 use crate::infer::Prediction;
@@ -7,6 +8,7 @@ use crate::train::metrics::Confusion;
 use crate::weights::ModelMetadata;
 use crate::{Error, Result};
 use serde::Serialize;
+use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::time::Duration;
 
@@ -31,13 +33,26 @@ pub struct Report {
     pub classes: Vec<ClassReport>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub comparison: Option<Comparison>,
+    /// Codes of the input's labels that are none of the model's classes, and how many points have them.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub unknown_codes: BTreeMap<i64, u64>,
+}
+
+/// What the labels of the input say.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Truth {
+    /// Class of every point, −1 where the label is none of the model's classes.
+    pub class: Vec<i32>,
+    /// Codes without a class that nobody asked to ignore, with the number of their points.
+    pub unknown: BTreeMap<i64, u64>,
 }
 
 /// Predictions of one class.
 #[derive(Debug, Clone, Serialize)]
 pub struct ClassReport {
     pub name: String,
-    pub code: u32,
+    /// Code in the output.
+    pub code: i32,
     pub points: usize,
     /// Share of all points, 0 to 1.
     pub share: f64,
@@ -60,7 +75,7 @@ pub struct Comparison {
     pub classes: usize,
 }
 
-/// The class of every point by the labels of the scan, −1 where the label is none of the model's classes.
+/// The class of every point by the labels of the scan.
 ///
 /// Nothing comes back when the scan has no labels, or but one code throughout: files that were never classified hold a
 /// single code everywhere.
@@ -70,8 +85,9 @@ pub struct Comparison {
 pub fn truth(
     cloud: &PointCloud,
     metadata: &ModelMetadata,
+    codes: &Codes,
     name: Option<&str>,
-) -> Result<Option<Vec<i32>>> {
+) -> Result<Option<Truth>> {
     let labels = match name {
         None => cloud.labels(),
         Some(name) => Some(cloud.labels_of(name).ok_or_else(|| {
@@ -91,14 +107,20 @@ pub fn truth(
     if name.is_none() && labels.code.iter().all(|c| *c == labels.code[0]) {
         return Ok(None);
     }
-    let class = |code: &i64| metadata.class_of_code(*code).map_or(-1, |c| c as i32);
-    let truth: Vec<i32> = labels.code.iter().map(class).collect();
-    Ok(truth.iter().any(|c| *c >= 0).then_some(truth))
+    let mut truth = Truth::default();
+    for code in labels.code {
+        let class = codes.class_of(code, metadata);
+        truth.class.push(class.map_or(-1, |c| c as i32));
+        if class.is_none() && !codes.is_ignored(code) {
+            *truth.unknown.entry(code).or_default() += 1;
+        }
+    }
+    Ok(truth.class.iter().any(|c| *c >= 0).then_some(truth))
 }
 
 impl Report {
-    /// Counts a prediction and compares it with `truth` (−1: ignored) where there is one.
-    pub fn new(metadata: &ModelMetadata, prediction: &Prediction, truth: Option<&[i32]>) -> Report {
+    /// Counts a prediction and compares it with `truth` where there is one.
+    pub fn new(metadata: &ModelMetadata, prediction: &Prediction, truth: Option<&Truth>) -> Report {
         let points = prediction.class.len();
         let mut count = vec![0usize; metadata.classes.len()];
         let mut confidence = vec![0f64; metadata.classes.len()];
@@ -114,7 +136,7 @@ impl Report {
             .zip(metadata.class_codes());
         let classes = names.enumerate().map(|(i, (name, code))| ClassReport {
             name,
-            code,
+            code: code as i32,
             points: count[i],
             share: count[i] as f64 / points.max(1) as f64,
             confidence: (count[i] > 0).then(|| confidence[i] / count[i] as f64),
@@ -129,9 +151,16 @@ impl Report {
             ..Report::default()
         };
         if let Some(truth) = truth {
-            report.compare(&prediction.class, truth);
+            report.compare(&prediction.class, &truth.class);
+            report.unknown_codes.clone_from(&truth.unknown);
         }
         report
+    }
+
+    /// Codes of the classes in the output.
+    pub fn set_codes(&mut self, codes: &[i32]) {
+        let classes = self.classes.iter_mut().zip(codes);
+        classes.for_each(|(class, code)| class.code = *code);
     }
 
     fn compare(&mut self, predicted: &[i32], truth: &[i32]) {
@@ -197,6 +226,18 @@ impl Report {
             )
             .expect("writing to a string never fails");
         }
+        if !self.unknown_codes.is_empty() {
+            let codes = self.unknown_codes.iter();
+            let codes: Vec<String> = codes
+                .map(|(code, count)| format!("{code} ({} points)", print::count(*count)))
+                .collect();
+            writeln!(
+                text,
+                "codes of the input that are no class here: {} (--map or --ignore settles them)",
+                codes.join(", ")
+            )
+            .expect("writing to a string never fails");
+        }
         text
     }
 
@@ -225,12 +266,13 @@ impl Report {
 }
 
 #[cfg(test)]
-mod tests {
+pub mod tests {
     use super::*;
+    use crate::cli::segment::map::tests::own;
     use crate::cloud::Column;
     use crate::weights::{ClassInfo, InputSpec};
 
-    fn metadata() -> ModelMetadata {
+    pub fn metadata() -> ModelMetadata {
         let class = |name: &str, code: u32, aliases: &[u32]| ClassInfo {
             name: name.into(),
             code: Some(code),
@@ -264,8 +306,9 @@ mod tests {
     #[test]
     fn iou_counts_labelled_points_only() {
         let cloud = labelled(&[2, 2, 3, 5, 1, 1]);
-        let truth = truth(&cloud, &metadata(), None).unwrap().unwrap();
-        assert_eq!(truth, [0, 0, 1, 1, -1, -1]);
+        let truth = truth(&cloud, &metadata(), &own(), None).unwrap().unwrap();
+        assert_eq!(truth.class, [0, 0, 1, 1, -1, -1]);
+        assert_eq!(truth.unknown, [(1, 2)].into());
         let prediction = Prediction {
             class: vec![0, 1, 1, 1, 2, -1],
             confidence: vec![0.5, 1.0, 1.0, 0.4, 0.9, 0.0],
@@ -286,24 +329,28 @@ mod tests {
             report.classes[1].confidence,
             Some((1.0 + 1.0 + f64::from(0.4f32)) / 3.0)
         );
-        assert!(report.text().contains("mIoU 0.583"), "{}", report.text());
+        let text = report.text();
+        assert!(
+            text.contains("mIoU 0.583") && text.contains("1 (2 points)"),
+            "{text}"
+        );
     }
 
     #[test]
     fn scans_that_were_never_classified_are_not_compared() {
         for codes in [&[2u8, 2, 2][..], &[1, 0, 1]] {
             assert!(
-                truth(&labelled(codes), &metadata(), None)
+                truth(&labelled(codes), &metadata(), &own(), None)
                     .unwrap()
                     .is_none()
             );
         }
         assert!(
-            truth(&labelled(&[2]), &metadata(), Some("classification"))
+            truth(&labelled(&[2]), &metadata(), &own(), Some("classification"))
                 .unwrap()
                 .is_some()
         );
-        let fault = truth(&labelled(&[2]), &metadata(), Some("no")).unwrap_err();
+        let fault = truth(&labelled(&[2]), &metadata(), &own(), Some("no")).unwrap_err();
         assert!(
             fault.to_string().contains("it has classification"),
             "{fault}"

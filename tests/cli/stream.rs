@@ -1,0 +1,137 @@
+//! Clouds on standard input, labels on standard output.
+
+use crate::fixtures::{cairn, fails, model, path, repository, room, text, write};
+use std::io::Write;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+/// What the program answers to `input`: status, answers, standard error.
+fn serve(weights: &Path, input: &[u8]) -> (Option<i32>, Vec<Vec<u8>>, String) {
+    let mut child = Command::new(cairn().get_program())
+        .args(["segment", "-", "--weights", path(weights)])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(input).unwrap();
+    let out = child.wait_with_output().unwrap();
+    let mut answers = Vec::new();
+    let mut rest = &out.stdout[..];
+    while let Some((length, behind)) = rest.split_first_chunk::<4>() {
+        let (answer, behind) = behind.split_at(u32::from_le_bytes(*length) as usize);
+        answers.push(answer.to_vec());
+        rest = behind;
+    }
+    assert!(rest.is_empty());
+    (out.status.code(), answers, text(&out.stderr))
+}
+
+fn request(cloud: &[u8]) -> Vec<u8> {
+    [&(cloud.len() as u32).to_le_bytes()[..], cloud].concat()
+}
+
+#[test]
+fn every_cloud_gets_its_labels_and_a_refused_one_stops_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let weights = folder.path().join("m.safetensors");
+    model(&weights, &["coord"]);
+    let file = |name: &str, points| {
+        let scan = folder.path().join(name);
+        write(&scan, &room(points));
+        std::fs::read(scan).unwrap()
+    };
+    let (npy, ply) = (file("a.npy", 500), file("b.ply", 300));
+    let requests = [&npy[..], &ply, b"no scan at all", b"", &ply];
+    let input: Vec<u8> = requests.iter().flat_map(|r| request(r)).collect();
+    let (status, answers, log) = serve(&weights, &input);
+    assert_eq!((status, answers.len()), (Some(0), 5), "{log}");
+    let sizes: Vec<usize> = answers.iter().map(Vec::len).collect();
+    assert_eq!(
+        [sizes[0], sizes[1], sizes[4]],
+        [1 + 500 * 8, 1 + 300 * 8, 1 + 300 * 8]
+    );
+    assert_eq!(answers[1], answers[4]);
+    for refused in &answers[2..4] {
+        assert_eq!(refused[0], 1);
+        assert!(
+            text(&refused[1..]).starts_with("cloud "),
+            "{}",
+            text(&refused[1..])
+        );
+    }
+    for line in ["cloud 0: 500 points in ", "cloud 2: refused in "] {
+        assert!(log.contains(line), "{log}");
+    }
+    // As the same scan labelled from a file.
+    let output = folder.path().join("out.npy");
+    let scan = folder.path().join("a.npy");
+    crate::fixtures::succeeds(&[
+        "segment",
+        path(&scan),
+        "-o",
+        path(&output),
+        "--weights",
+        path(&weights),
+    ]);
+    let cloud = cairn::io::read(&output).unwrap().cloud;
+    let codes = cloud.labels().unwrap().code;
+    for (found, code) in answers[0][1..].chunks_exact(4).zip(codes) {
+        assert_eq!(
+            i64::from(i32::from_le_bytes(found.try_into().unwrap())),
+            code
+        );
+    }
+    let confidence = cloud.attribute("confidence").unwrap();
+    let stored = &answers[0][1 + 4 * 500..][..4];
+    assert_eq!(
+        f64::from(f32::from_le_bytes(stored.try_into().unwrap())),
+        confidence.get(0)
+    );
+}
+
+#[test]
+fn cut_requests_and_absurd_lengths_end_with_the_reason() {
+    let folder = tempfile::tempdir().unwrap();
+    let weights = folder.path().join("m.safetensors");
+    model(&weights, &["coord"]);
+    for (input, part) in [
+        (&[1, 0][..], "inside the length"),
+        (&[9, 0, 0, 0, 1], "inside a cloud of 9 bytes"),
+        (&[0xff; 8], "little-endian"),
+    ] {
+        let (status, answers, log) = serve(&weights, input);
+        assert_eq!((status, answers.len()), (Some(2), 0), "{log}");
+        assert!(
+            log.contains(part) && log.matches("error:").count() == 1,
+            "{log}"
+        );
+    }
+    let (status, answers, _) = serve(&weights, &[]);
+    assert_eq!((status, answers.len()), (Some(0), 0));
+    let fault = fails(
+        &["segment", "-", "-o", "x.las", "--weights", path(&weights)],
+        2,
+    );
+    assert!(fault.contains("standard output"), "{fault}");
+}
+
+/// The client of the documentation runs as it stands.
+#[test]
+fn the_client_in_python_is_served() {
+    let folder = tempfile::tempdir().unwrap();
+    let weights = folder.path().join("m.safetensors");
+    model(&weights, &["coord"]);
+    let client = repository("examples/segment_stream.py");
+    let code = std::fs::read_to_string(&client).unwrap();
+    assert!(code.lines().count() < 45, "{} lines", code.lines().count());
+    let out = Command::new("python3")
+        .arg(client)
+        .arg(cairn().get_program())
+        .args(["--weights", path(&weights)])
+        .output()
+        .expect("python3 is there, as for the other clients in Python");
+    let shown = text(&out.stdout);
+    assert!(out.status.success(), "{}", text(&out.stderr));
+    assert!(shown.contains("frame 2 points 1680 classes"), "{shown}");
+}
