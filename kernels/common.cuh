@@ -52,6 +52,34 @@ __device__ __forceinline__ float warp_max(float x) {
     return x;
 }
 
+// Running total of a warp: the sum over this lane and all before it.
+__device__ __forceinline__ u32 warp_totals_through(u32 x) {
+#pragma unroll
+    for (u32 step = 1; step < 32; step <<= 1) {
+        const u32 below = __shfl_up_sync(0xFFFFFFFFu, x, step);
+        if (lane_number() >= step) x += below;
+    }
+    return x;
+}
+
+// Running total of a block of up to 1024 threads, whole warps: the sum over all threads before this one, and over all.
+// `places` has an entry per warp and may be used again after the next barrier.
+__device__ __forceinline__ u32 block_totals_before(u32 x, u32* places, u32& total) {
+    const u32 warp = threadIdx.x >> 5, warps = blockDim.x >> 5;
+    const u32 through = warp_totals_through(x);
+    __syncthreads();
+    if (lane_number() == 31) places[warp] = through;
+    __syncthreads();
+    u32 before = through - x;
+    total = 0;
+    for (u32 w = 0; w < warps; ++w) {
+        const u32 sum = places[w];
+        if (w < warp) before += sum;
+        total += sum;
+    }
+    return before;
+}
+
 // Sum of n values by one block of 1024 threads, known to its first thread. Each thread adds up every 1024th value.
 __device__ __forceinline__ double block_sum(const float* x, u64 n) {
     __shared__ double sums[32];

@@ -10,19 +10,24 @@
 //! | [`Gpu`] | which GPU, as named on the command line |
 //! | [`Cuda`] | an open GPU: memory, copies, launches, all in one stream |
 //! | [`Kernels`], [`Grid`], [`Arg`] | a `.cu` file, how many threads, what they are given |
+//! | [`Buffer`] | memory that kernels hand to kernels |
+//! | [`scan`], [`sort`](mod@sort) | running totals and orders, what index lists are built with |
 //! | [`probe`] | whether a usable GPU is there, and why not |
 //! | [`describe`] | all that is there to run kernels with, and what is missing |
 //!
 //! Everything is ordered by one stream per GPU: a launch sees what earlier launches and copies wrote, and memory may be
 //! freed while work that uses it is still queued.
 
+mod buffer;
 mod grid;
 mod inventory;
+pub mod scan;
 #[cfg_attr(
     not(feature = "cuda"),
     allow(dead_code, reason = "launches need a driver")
 )]
 mod signature;
+pub mod sort;
 
 #[cfg(feature = "cuda")]
 mod cache;
@@ -40,6 +45,7 @@ mod absent;
 #[cfg(not(feature = "cuda"))]
 pub use absent::{Cuda, describe, probe, probed};
 
+pub use buffer::Buffer;
 pub use grid::Grid;
 pub use inventory::{Card, Inventory, Nvrtc};
 pub use signature::Arg;
