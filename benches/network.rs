@@ -94,7 +94,7 @@ impl Case {
         let offsets = [0, self.coord.len()];
         let network = &self.model.network;
         let geometry = network
-            .geometry(&self.coord, &offsets)
+            .geometry(self.model.params.device(), &self.coord, &offsets)
             .expect("the room is valid");
         let mut graph = Graph::new(&self.model.params, Mode::Inference, Random::new(0, 0));
         let shape = Shape::new(self.coord.len(), network.input_channels());
@@ -111,7 +111,7 @@ impl Case {
         let offsets = [0, self.coord.len()];
         let network = &self.model.network;
         let geometry = network
-            .geometry(&self.coord, &offsets)
+            .geometry(self.model.params.device(), &self.coord, &offsets)
             .expect("the room is valid");
         let mut graph = Graph::new(&self.model.params, Mode::Training, Random::new(0, 0));
         let shape = Shape::new(self.coord.len(), network.input_channels());

@@ -99,7 +99,8 @@ fn main() -> Result<()> {
     let mut optimizer = AdamW::new(params.values().len(), trained, 0.999, 1e-8, 0.01);
     let mut executor = Executor::new(Device::Cpu);
     // No index depends on a feature, so one geometry serves all steps.
-    let geometry = Network::geometry(&network, &points.coord, &[0, points.len()])?;
+    let offsets = [0, points.len()];
+    let geometry = Network::geometry(&network, Device::Cpu, &points.coord, &offsets)?;
 
     for step in 0..=200u64 {
         let mut graph = Graph::new(&params, Mode::Training, Random::new(7, step));

@@ -6,6 +6,10 @@ struct Moments {
     double mean[3], xx, xy, xz, yy, yz, zz;
 };
 
+__device__ __forceinline__ Moments load_moments(const double* m) {
+    return {{m[0], m[1], m[2]}, m[3], m[4], m[5], m[6], m[7], m[8]};
+}
+
 struct Channel {
     double w[3], covariance_w[3], mean, variance, r;
 };
@@ -35,15 +39,7 @@ extern "C" __global__ void position_norm_forward(
     const float* __restrict__ beta,              // [C]
     const float* __restrict__ running_mean,      // [C]
     const float* __restrict__ running_variance,  // [C]
-    double x,                                    // mean of the offsets
-    double y,
-    double z,
-    double xx,                                   // their covariance
-    double xy,
-    double xz,
-    double yy,
-    double yz,
-    double zz,
+    const double* __restrict__ moments,          // [9], means x, y, z and covariances xx, xy, xz, yy, yz, zz of offsets
     u64 channels,                                // C
     u64 pairs,                                   // N * K
     u32 batch,                                   // 1: batch statistics
@@ -52,7 +48,7 @@ extern "C" __global__ void position_norm_forward(
     float* __restrict__ batch_mean,              // [C], or null
     float* __restrict__ batch_variance           // [C], or null: unbiased
 ) {
-    const Moments m = {{x, y, z}, xx, xy, xz, yy, yz, zz};
+    const Moments m = load_moments(moments);
     for (u64 c = first_element(); c < channels; c += element_stride()) {
         const Channel k = channel_of(w, b, running_mean, running_variance, m, c, batch, epsilon);
         const double a = gamma[c] * k.r;
@@ -70,15 +66,7 @@ extern "C" __global__ void position_norm_backward(
     const float* __restrict__ gamma,             // [C]
     const float* __restrict__ running_mean,      // [C]
     const float* __restrict__ running_variance,  // [C]
-    double x,                                    // mean of the offsets
-    double y,
-    double z,
-    double xx,                                   // their covariance
-    double xy,
-    double xz,
-    double yy,
-    double yz,
-    double zz,
+    const double* __restrict__ moments,          // [9], means x, y, z and covariances xx, xy, xz, yy, yz, zz of offsets
     const float* __restrict__ d_position,        // [C, 4]
     u64 channels,                                // C
     u32 batch,                                   // 1: batch statistics
@@ -88,7 +76,7 @@ extern "C" __global__ void position_norm_backward(
     float* __restrict__ d_gamma,                 // [C], or null
     float* __restrict__ d_beta                   // [C], or null
 ) {
-    const Moments m = {{x, y, z}, xx, xy, xz, yy, yz, zz};
+    const Moments m = load_moments(moments);
     for (u64 c = first_element(); c < channels; c += element_stride()) {
         const Channel k = channel_of(w, b, running_mean, running_variance, m, c, batch, epsilon);
         double slope[3];

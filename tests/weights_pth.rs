@@ -42,7 +42,10 @@ fn distance(weights: &Path, reference: &Path) -> f64 {
         .collect();
     let ends = reference.get_i64("offset").unwrap();
     let offsets: Vec<usize> = [0].into_iter().chain(ends).map(|e| e as usize).collect();
-    let geometry = model.network.geometry(&coord, &offsets).unwrap();
+    let geometry = model
+        .network
+        .geometry(Device::Cpu, &coord, &offsets)
+        .unwrap();
     let mut graph = Graph::new(&model.params, Mode::Inference, Random::new(0, 0));
     let shape = Shape::new(coord.len(), model.network.input_channels());
     let feat = graph

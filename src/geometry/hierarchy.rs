@@ -4,6 +4,10 @@
 //! Level 0 is the input; every pool and every thinning makes a further level. A decoder stage that asks for the neighbours its encoder
 //! stage had gets the same table, and all questions about a level share one search tree.
 //!
+//! On a GPU pools, neighbours and stencils are made by kernels and stay there; the host waits once per pool, for the
+//! number of pooled points. Farthest points have no kernel: the host finds them, from coordinates copied back if need
+//! be.
+//!
 //! ```
 //! use cairn::geometry::Hierarchy;
 //! let coord = vec![[0.0, 0.0, 0.0], [0.4, 0.0, 0.0], [2.0, 0.0, 0.0]];
@@ -16,15 +20,18 @@
 //! ```
 
 use super::farthest_point::farthest_of_tree;
-use super::radius::radius_of_tree;
+use super::radius::{radius_of_tree, radius_on_gpu};
 use super::ragged::check_offsets;
-use super::{Choice, Interpolation, Neighbors, Padding, Partition, SearchTree, partition};
+use super::{Choice, Extent, Interpolation, Neighbors, Padding, Partition, SearchTree};
+use super::{cuda, partition};
+use crate::device::{Array, Device, Gpu};
 use crate::{Error, Result};
 use std::sync::Arc;
 
 /// Levels of one batch and the index lists between and within them.
 #[derive(Debug)]
 pub struct Hierarchy {
+    device: Device,
     levels: Vec<Level>,
     pools: Vec<Pool>,
     stencils: Vec<((usize, usize, Padding), Arc<Interpolation>)>,
@@ -33,9 +40,12 @@ pub struct Hierarchy {
 /// One point set.
 #[derive(Debug)]
 struct Level {
-    coord: Vec<[f32; 3]>,
+    coord: Array<[f32; 3]>,
     offsets: Vec<usize>,
+    extent: Extent,
     tree: Option<Arc<SearchTree>>,
+    cloud: Option<Arc<cuda::Cloud>>,
+    gpu_tree: Option<Arc<cuda::Tree>>,
     neighbors: Vec<Arc<Neighbors>>,
     /// Farthest points: how many per element, and their rows.
     sampled: (Vec<usize>, Vec<u32>),
@@ -54,6 +64,11 @@ impl Hierarchy {
     /// Starts with the input as level 0: `coord` in metres, `offsets` of the batch elements. Errors when the offsets do
     /// not fit or a coordinate is not finite.
     pub fn new(coord: Vec<[f32; 3]>, offsets: Vec<usize>) -> Result<Hierarchy> {
+        Hierarchy::on(Device::Cpu, coord, offsets)
+    }
+
+    /// As [`Hierarchy::new`], with index lists made on `device`.
+    pub fn on(device: Device, coord: Vec<[f32; 3]>, offsets: Vec<usize>) -> Result<Hierarchy> {
         check_offsets(&offsets, coord.len())?;
         let strange = |p: &[f32; 3]| p.iter().any(|x| !x.is_finite());
         if let Some(row) = coord.iter().position(strange) {
@@ -62,8 +77,10 @@ impl Hierarchy {
                 fault: format!("{:?}; remove such points first", coord[row]),
             });
         }
+        let extent = Extent::of(&coord);
         Ok(Hierarchy {
-            levels: vec![Level::new(coord, offsets)],
+            device,
+            levels: vec![Level::new(coord.into(), offsets, extent)],
             pools: Vec::new(),
             stencils: Vec::new(),
         })
@@ -75,7 +92,7 @@ impl Hierarchy {
     }
 
     /// Coordinates of a level, metres. Panics when the level does not exist, as indexing does.
-    pub fn coord(&self, level: usize) -> &[[f32; 3]] {
+    pub fn coord(&self, level: usize) -> &Array<[f32; 3]> {
         &self.levels[level].coord
     }
 
@@ -86,13 +103,23 @@ impl Hierarchy {
 
     /// The `k` nearest neighbours of every point of `level`. Errors when the level does not exist or K is out of range.
     pub fn neighbors(&mut self, level: usize, k: usize) -> Result<Arc<Neighbors>> {
-        let tree = self.tree(level)?;
-        let level = &mut self.levels[level];
-        if let Some(known) = level.neighbors.iter().find(|table| table.k == k) {
+        self.check(level)?;
+        let known = &self.levels[level].neighbors;
+        if let Some(known) = known.iter().find(|table| table.k == k) {
             return Ok(known.clone());
         }
-        let table = Arc::new(Neighbors::from_tree(&level.coord, &tree, k)?);
-        level.neighbors.push(table.clone());
+        let table = match self.device {
+            Device::Cpu => {
+                let tree = self.tree(level)?;
+                Neighbors::from_tree(&self.levels[level].coord, &tree, k)?
+            }
+            Device::Cuda(gpu) => {
+                let tree = self.gpu_tree(gpu, level)?;
+                Neighbors::on_gpu(&tree, &tree, k, &self.levels[level].extent)?
+            }
+        };
+        let table = Arc::new(table);
+        self.levels[level].neighbors.push(table.clone());
         Ok(table)
     }
 
@@ -104,12 +131,24 @@ impl Hierarchy {
         if let Some(known) = self.pools.iter().find(same) {
             return Ok((known.coarse, known.partition.clone()));
         }
-        let fine = &self.levels[level];
-        let partition = Arc::new(partition::grid(&fine.coord, &fine.offsets, size)?);
+        let partition = match self.device {
+            Device::Cpu => {
+                let fine = &self.levels[level];
+                partition::grid(&fine.coord, &fine.offsets, size)?
+            }
+            Device::Cuda(gpu) => {
+                partition::check_size(size)?;
+                let cloud = self.cloud(gpu, level)?;
+                cuda::partition(&cloud, size, &self.levels[level].extent)?
+            }
+        };
+        let partition = Arc::new(partition);
         let coarse = self.levels.len();
+        let fine = &self.levels[level];
         self.levels.push(Level::new(
             partition.coord.clone(),
             partition.offsets.clone(),
+            fine.extent.of_means(fine.coord.len()),
         ));
         self.pools.push(Pool {
             fine: level,
@@ -137,8 +176,17 @@ impl Hierarchy {
         if let Some((_, known)) = self.stencils.iter().find(|(of, _)| *of == request) {
             return Ok(known.clone());
         }
-        let (fine, coarse) = (self.tree(fine)?, self.tree(coarse)?);
-        let stencil = Arc::new(Interpolation::padded(&fine, &coarse, padding)?);
+        let stencil = match self.device {
+            Device::Cpu => {
+                let (fine, coarse) = (self.tree(fine)?, self.tree(coarse)?);
+                Interpolation::padded(&fine, &coarse, padding)?
+            }
+            Device::Cuda(gpu) => {
+                let (fine, coarse) = (self.gpu_tree(gpu, fine)?, self.gpu_tree(gpu, coarse)?);
+                Interpolation::on_gpu(&fine, &coarse, padding)?
+            }
+        };
+        let stencil = Arc::new(stencil);
         self.stencils.push((request, stencil.clone()));
         Ok(stencil)
     }
@@ -152,9 +200,17 @@ impl Hierarchy {
         k: usize,
         choice: Choice,
     ) -> Result<Arc<Neighbors>> {
-        let tree = self.tree(level)?;
-        let coord = &self.levels[level].coord;
-        Ok(Arc::new(radius_of_tree(coord, &tree, radius, k, choice)?))
+        let table = match self.device {
+            Device::Cpu => {
+                let tree = self.tree(level)?;
+                radius_of_tree(&self.levels[level].coord, &tree, radius, k, choice)?
+            }
+            Device::Cuda(gpu) => {
+                let tree = self.gpu_tree(gpu, level)?;
+                radius_on_gpu(&tree, radius, k, choice)?
+            }
+        };
+        Ok(Arc::new(table))
     }
 
     /// The `k` nearest points of level `points` for every point of level `queries`. Errors as
@@ -165,14 +221,19 @@ impl Hierarchy {
         points: usize,
         k: usize,
     ) -> Result<Arc<Neighbors>> {
-        let found = self.tree(points)?.nearest(&*self.tree(queries)?, k)?;
-        let (queries, points) = (&self.levels[queries].coord, &self.levels[points].coord);
-        Ok(Arc::new(Neighbors::from_index(
-            k,
-            &found.index,
-            queries,
-            points,
-        )?))
+        let table = match self.device {
+            Device::Cpu => {
+                let found = self.tree(points)?.nearest(&*self.tree(queries)?, k)?;
+                let (queries, points) = (&self.levels[queries].coord, &self.levels[points].coord);
+                Neighbors::from_index(k, &found.index, queries, points)?
+            }
+            Device::Cuda(gpu) => {
+                let trees = [self.gpu_tree(gpu, points)?, self.gpu_tree(gpu, queries)?];
+                let extents = [points, queries].map(|level| self.levels[level].extent);
+                Neighbors::on_gpu(&trees[0], &trees[1], k, &extents[0].and(&extents[1]))?
+            }
+        };
+        Ok(Arc::new(table))
     }
 
     /// Rows of the farthest points of `level`, `counts` per element, one element after another.
@@ -205,13 +266,14 @@ impl Hierarchy {
     /// [`Hierarchy::farthest`].
     pub fn thin(&mut self, level: usize, counts: &[usize]) -> Result<usize> {
         let rows = self.farthest(level, counts)?;
-        let coord = &self.levels[level].coord;
-        let coord = rows.iter().map(|&row| coord[row as usize]).collect();
+        let Level { coord, extent, .. } = &self.levels[level];
+        let (coord, extent) = (coord.fetch()?, *extent);
+        let coord: Vec<[f32; 3]> = rows.iter().map(|&row| coord[row as usize]).collect();
         let mut offsets = vec![0];
         for count in counts {
             offsets.push(offsets[offsets.len() - 1] + count);
         }
-        self.levels.push(Level::new(coord, offsets));
+        self.levels.push(Level::new(coord.into(), offsets, extent));
         Ok(self.levels.len() - 1)
     }
 
@@ -222,8 +284,33 @@ impl Hierarchy {
         if let Some(tree) = &level.tree {
             return Ok(tree.clone());
         }
-        let tree = Arc::new(SearchTree::new(&level.coord, &level.offsets)?);
+        let tree = Arc::new(SearchTree::new(level.coord.fetch()?, &level.offsets)?);
         level.tree = Some(tree.clone());
+        Ok(tree)
+    }
+
+    /// The points of a level on a GPU, brought there at the first call.
+    fn cloud(&mut self, gpu: Gpu, level: usize) -> Result<Arc<cuda::Cloud>> {
+        self.check(level)?;
+        let level = &mut self.levels[level];
+        if let Some(cloud) = &level.cloud {
+            return Ok(cloud.clone());
+        }
+        let cloud = cuda::Cloud::new(gpu, level.coord.clone(), &level.offsets)?;
+        let cloud = Arc::new(cloud);
+        level.cloud = Some(cloud.clone());
+        Ok(cloud)
+    }
+
+    /// The search tree of a level on a GPU, built at the first call.
+    fn gpu_tree(&mut self, gpu: Gpu, level: usize) -> Result<Arc<cuda::Tree>> {
+        let cloud = self.cloud(gpu, level)?;
+        let level = &mut self.levels[level];
+        if let Some(tree) = &level.gpu_tree {
+            return Ok(tree.clone());
+        }
+        let tree = Arc::new(cuda::Tree::new(cloud)?);
+        level.gpu_tree = Some(tree.clone());
         Ok(tree)
     }
 
@@ -239,12 +326,15 @@ impl Hierarchy {
 }
 
 impl Level {
-    fn new(coord: Vec<[f32; 3]>, offsets: Vec<usize>) -> Level {
+    fn new(coord: Array<[f32; 3]>, offsets: Vec<usize>, extent: Extent) -> Level {
         let elements = offsets.len() - 1;
         Level {
             coord,
             offsets,
+            extent,
             tree: None,
+            cloud: None,
+            gpu_tree: None,
             neighbors: Vec::new(),
             sampled: (vec![0; elements], Vec::new()),
         }
@@ -252,93 +342,5 @@ impl Level {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::geometry::shapes;
-
-    fn example() -> Hierarchy {
-        let (coord, offsets) = shapes::batch(&[shapes::uniform(400, 1), shapes::uniform(7, 2)]);
-        Hierarchy::new(coord, offsets).unwrap()
-    }
-
-    #[test]
-    fn equal_requests_share_one_result() {
-        let mut geometry = example();
-        let (coarse, first) = geometry.pool(0, 0.3).unwrap();
-        let (again, second) = geometry.pool(0, 0.3).unwrap();
-        assert!(coarse == again && Arc::ptr_eq(&first, &second));
-        let (other, _) = geometry.pool(0, 0.5).unwrap();
-        assert_ne!(other, coarse);
-        assert_eq!(geometry.levels(), 3);
-        let a = geometry.neighbors(coarse, 16).unwrap();
-        let b = geometry.neighbors(coarse, 16).unwrap();
-        let c = geometry.neighbors(coarse, 8).unwrap();
-        assert!(Arc::ptr_eq(&a, &b) && c.k == 8);
-        let a = geometry.interpolation(0, coarse).unwrap();
-        let b = geometry.interpolation(0, coarse).unwrap();
-        assert!(Arc::ptr_eq(&a, &b));
-        assert_eq!(
-            geometry.interpolation(0, other).unwrap().points,
-            geometry.coord(other).len()
-        );
-    }
-
-    #[test]
-    fn results_equal_those_of_the_single_steps() {
-        let mut geometry = example();
-        let (coarse, partition) = geometry.pool(0, 0.3).unwrap();
-        assert_eq!(geometry.coord(coarse), partition.coord);
-        assert_eq!(geometry.offsets(coarse), partition.offsets);
-        let table = geometry.neighbors(coarse, 16).unwrap();
-        let alone = Neighbors::self_query(&partition.coord, &partition.offsets, 16).unwrap();
-        assert_eq!(table.index, alone.index);
-        let stencil = geometry.interpolation(0, coarse).unwrap();
-        let (coord, offsets) = (geometry.coord(0), geometry.offsets(0));
-        let alone =
-            Interpolation::new(coord, offsets, &partition.coord, &partition.offsets).unwrap();
-        assert_eq!(stencil.index, alone.index);
-        assert_eq!(stencil.weight, alone.weight);
-    }
-
-    #[test]
-    fn fewer_samples_are_the_beginning_of_more() {
-        let mut geometry = example();
-        let more = geometry.farthest(0, &[100, 5]).unwrap();
-        let fewer = geometry.farthest(0, &[40, 2]).unwrap();
-        assert_eq!(fewer, [&more[..40], &more[100..102]].concat());
-        let alone = example().farthest(0, &[40, 2]).unwrap();
-        assert_eq!(fewer, alone);
-        let again = geometry.farthest(0, &[40, 6]).unwrap();
-        assert_eq!((&again[..40], again.len()), (&fewer[..40], 46));
-    }
-
-    #[test]
-    fn thinned_levels_keep_the_order_of_sampling() {
-        let mut geometry = example();
-        let rows = geometry.farthest(0, &[30, 3]).unwrap();
-        let coarse = geometry.thin(0, &[30, 3]).unwrap();
-        assert_eq!(geometry.offsets(coarse), [0, 30, 33]);
-        for (point, &row) in geometry.coord(coarse).to_vec().iter().zip(&rows) {
-            assert_eq!(*point, geometry.coord(0)[row as usize]);
-        }
-        let table = geometry.neighbors_between(coarse, 0, 4).unwrap();
-        let nearest: Vec<u32> = table.index.iter().step_by(4).copied().collect();
-        assert_eq!(nearest, rows, "a sample's nearest point is itself");
-    }
-
-    #[test]
-    fn bad_requests_are_errors() {
-        let mut geometry = example();
-        assert!(geometry.farthest(1, &[1, 1]).is_err());
-        assert!(geometry.thin(0, &[1]).is_err());
-        assert!(geometry.neighbors_between(0, 1, 3).is_err());
-        assert!(geometry.ball(0, 0.0, 3, Choice::First).is_err());
-        assert!(geometry.neighbors(1, 16).is_err());
-        assert!(geometry.pool(1, 0.1).is_err());
-        assert!(geometry.interpolation(0, 1).is_err());
-        assert!(geometry.neighbors(0, 0).is_err());
-        assert!(geometry.pool(0, -1.0).is_err());
-        assert!(Hierarchy::new(vec![[0.0, f32::NAN, 0.0]], vec![0, 1]).is_err());
-        assert!(Hierarchy::new(vec![[0.0; 3]], vec![0, 2]).is_err());
-    }
-}
+#[path = "hierarchy_tests.rs"]
+mod tests;

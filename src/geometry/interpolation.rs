@@ -14,8 +14,8 @@
 //! Errors: fine points without any coarse row to read.
 
 use super::ragged::Ragged;
-use super::{MISSING, SearchTree};
-use crate::device::Array;
+use super::{MISSING, SearchTree, cuda};
+use crate::device::{Array, Device, Gpu};
 use crate::{Error, Result};
 use std::sync::OnceLock;
 
@@ -44,6 +44,8 @@ pub struct Interpolation {
     pub index: Array<u32>,
     /// [N, 3] row-major: weights, which add up to 1 per fine point.
     pub weight: Array<f32>,
+    /// The GPU whose kernels made it, if any.
+    gpu: Option<Gpu>,
     transposed: OnceLock<Ragged>,
 }
 
@@ -61,6 +63,28 @@ impl Interpolation {
         )
     }
 
+    /// The stencil from a coarse batch to a fine one, points with their offsets, made on `device`. Errors as
+    /// [`Interpolation::padded`].
+    pub fn on(
+        device: Device,
+        fine: (&[[f32; 3]], &[usize]),
+        coarse: (&[[f32; 3]], &[usize]),
+        padding: Padding,
+    ) -> Result<Interpolation> {
+        match device {
+            Device::Cpu => Self::padded(
+                &SearchTree::new(fine.0, fine.1)?,
+                &SearchTree::new(coarse.0, coarse.1)?,
+                padding,
+            ),
+            Device::Cuda(gpu) => Self::on_gpu(
+                &cuda::Tree::of(gpu, fine.0, fine.1)?,
+                &cuda::Tree::of(gpu, coarse.0, coarse.1)?,
+                padding,
+            ),
+        }
+    }
+
     /// As [`Interpolation::new`] with trees already built.
     pub fn from_trees(fine: &SearchTree, coarse: &SearchTree) -> Result<Interpolation> {
         Self::padded(fine, coarse, Padding::LastRow)
@@ -74,23 +98,12 @@ impl Interpolation {
         padding: Padding,
     ) -> Result<Interpolation> {
         let points = coarse.points();
-        if points == 0 && fine.points() > 0 {
-            return Err(Error::argument(
-                "interpolation",
-                format!("{} fine points but no coarse point to read", fine.points()),
-            ));
-        }
+        check_rows(fine.offsets(), coarse.offsets(), padding)?;
         let found = coarse.nearest(fine, STENCIL)?;
         let mut index = found.index;
         for (ends, starts) in fine.offsets().windows(2).zip(coarse.offsets().windows(2)) {
             let row = match padding {
                 Padding::LastRow => points.wrapping_sub(1),
-                Padding::FirstOfElement if starts[0] == starts[1] && ends[0] < ends[1] => {
-                    return Err(Error::argument(
-                        "interpolation",
-                        "an element has fine points but no coarse point to read",
-                    ));
-                }
                 Padding::FirstOfElement => starts[0],
             };
             for slot in &mut index[ends[0] * STENCIL..ends[1] * STENCIL] {
@@ -114,6 +127,25 @@ impl Interpolation {
             points,
             index: index.into(),
             weight: weight.into(),
+            gpu: None,
+            transposed: OnceLock::new(),
+        })
+    }
+
+    /// As [`Interpolation::padded`], on the GPU that holds the trees.
+    pub(super) fn on_gpu(
+        fine: &cuda::Tree,
+        coarse: &cuda::Tree,
+        padding: Padding,
+    ) -> Result<Interpolation> {
+        check_rows(&fine.cloud.offsets, &coarse.cloud.offsets, padding)?;
+        let (index, weight) = cuda::stencil(fine, coarse, padding)?;
+        Ok(Interpolation {
+            k: STENCIL,
+            points: coarse.cloud.coord.len(),
+            index,
+            weight,
+            gpu: Some(fine.cloud.gpu),
             transposed: OnceLock::new(),
         })
     }
@@ -129,12 +161,36 @@ impl Interpolation {
     }
 
     /// For every coarse row the slots i·3 + j that read it, ascending. Built at the first call.
+    ///
+    /// # Panics
+    /// When the GPU that holds the stencil is lost or has no memory left.
     pub fn transposed(&self) -> &Ragged {
-        self.transposed.get_or_init(|| {
-            Ragged::inverse(&self.index, self.points)
-                .expect("the constructor gives rows that exist")
+        self.transposed.get_or_init(|| match self.gpu {
+            None => Ragged::inverse(&self.index, self.points)
+                .expect("the constructor gives rows that exist"),
+            Some(gpu) => cuda::inverse(gpu, &self.index, self.points, Some(0))
+                .unwrap_or_else(|e| panic!("{e}")),
         })
     }
+}
+
+/// Errors when a fine point has no coarse row to read.
+fn check_rows(fine: &[usize], coarse: &[usize], padding: Padding) -> Result<()> {
+    let (points, rows) = (fine[fine.len() - 1], coarse[coarse.len() - 1]);
+    if points > 0 && rows == 0 {
+        return Err(Error::argument(
+            "interpolation",
+            format!("{points} fine points but no coarse point to read"),
+        ));
+    }
+    let mut elements = fine.windows(2).zip(coarse.windows(2));
+    if padding == Padding::FirstOfElement && elements.any(|(f, c)| f[0] < f[1] && c[0] == c[1]) {
+        return Err(Error::argument(
+            "interpolation",
+            "an element has fine points but no coarse point to read",
+        ));
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -18,10 +18,11 @@
 //! each query picks from them. A query that finds fewer than K within the guess, or whose surroundings are too dense
 //! for it, walks the tree alone, nearest boxes first.
 
+use super::cuda;
 use super::ragged::check_length;
 use super::search::{Task, parts};
 use super::tree::{SearchTree, WIDTH};
-use crate::device::simd;
+use crate::device::{Device, simd};
 use crate::{Error, Result};
 use rayon::prelude::*;
 
@@ -73,6 +74,29 @@ pub fn knn(
     points.nearest(&SearchTree::new(queries, query_offsets)?, k)
 }
 
+/// As [`knn`](fn@knn) of two batches, points with their offsets, on `device`.
+pub fn knn_on(
+    device: Device,
+    points: (&[[f32; 3]], &[usize]),
+    queries: (&[[f32; 3]], &[usize]),
+    k: usize,
+) -> Result<Knn> {
+    let Device::Cuda(gpu) = device else {
+        return knn(points.0, points.1, queries.0, queries.1, k);
+    };
+    let (points, queries) = (
+        cuda::Tree::of(gpu, points.0, points.1)?,
+        cuda::Tree::of(gpu, queries.0, queries.1)?,
+    );
+    let (index, squared) = cuda::nearest(&points, &queries, k)?;
+    let slots = queries.cloud.coord.len() * k;
+    Ok(Knn {
+        k,
+        index: index.read(slots)?,
+        squared: squared.read(slots)?,
+    })
+}
+
 impl SearchTree {
     /// The `k` nearest points of this tree for every point of `queries`, in the row order of `queries`; the tree itself
     /// may be asked about its own points. Errors as [`knn`](fn@knn).
@@ -96,26 +120,8 @@ impl SearchTree {
 
     /// As [`SearchTree::nearest`], but in the tree order of `queries` and as keys, see [`key`].
     pub(super) fn nearest_keys(&self, queries: &SearchTree, k: usize) -> Result<Vec<u64>> {
-        if k == 0 || k > MAX_NEIGHBORS {
-            return Err(Error::argument(
-                "number of neighbours",
-                format!("{k} is not in 1..={MAX_NEIGHBORS}"),
-            ));
-        }
-        if self.elements.len() != queries.elements.len() {
-            return Err(Error::argument(
-                "batch offsets",
-                format!(
-                    "{} elements of points but {} of queries",
-                    self.elements.len(),
-                    queries.elements.len()
-                ),
-            ));
-        }
-        check_length(
-            "queries times neighbours",
-            queries.points().saturating_mul(k),
-        )?;
+        let elements = [self.elements.len(), queries.elements.len()];
+        check_request(k, elements, queries.points())?;
         let mut keys = vec![0; queries.points() * k];
         let mut rest = &mut keys[..];
         let mut tasks = Vec::new();
@@ -145,6 +151,26 @@ impl SearchTree {
         }
         positions
     }
+}
+
+/// Errors unless K is in range, points and queries have as many elements, and all slots can be numbered.
+pub(super) fn check_request(k: usize, elements: [usize; 2], queries: usize) -> Result<()> {
+    if k == 0 || k > MAX_NEIGHBORS {
+        return Err(Error::argument(
+            "number of neighbours",
+            format!("{k} is not in 1..={MAX_NEIGHBORS}"),
+        ));
+    }
+    if elements[0] != elements[1] {
+        return Err(Error::argument(
+            "batch offsets",
+            format!(
+                "{} elements of points but {} of queries",
+                elements[0], elements[1]
+            ),
+        ));
+    }
+    check_length("queries times neighbours", queries.saturating_mul(k))
 }
 
 #[cfg(test)]

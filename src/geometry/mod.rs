@@ -14,6 +14,8 @@
 //! | interpolation stencil | [`Interpolation`] | [`interpolation`] |
 //! | all of these for one batch, each computed once | [`Hierarchy`] | [`hierarchy`] |
 
+mod cuda;
+mod extent;
 pub mod farthest_point;
 pub mod hierarchy;
 pub mod interpolation;
@@ -27,10 +29,11 @@ mod sort;
 pub mod tree;
 pub mod windows;
 
+use extent::Extent;
 pub use farthest_point::{farthest_of_tree, farthest_points, ratio_counts, stride_counts};
 pub use hierarchy::Hierarchy;
 pub use interpolation::{Interpolation, Padding};
-pub use knn::{Knn, MAX_NEIGHBORS, knn};
+pub use knn::{Knn, MAX_NEIGHBORS, knn, knn_on};
 pub use neighbors::{Moments, Neighbors};
 pub use partition::Partition;
 pub use radius::{Choice, radius_neighbors};

@@ -12,8 +12,8 @@
 
 use super::ragged::check_length;
 use super::tree::SearchTree;
-use super::{MISSING, Ragged, search};
-use crate::device::Array;
+use super::{Extent, MISSING, Ragged, cuda, search};
+use crate::device::{Array, Gpu, Pointer};
 use crate::{Error, Result};
 use rayon::prelude::*;
 use std::sync::OnceLock;
@@ -36,9 +36,14 @@ pub struct Neighbors {
     pub index: Array<u32>,
     /// x, y and z planes of p_j − p_i, each [N, K] row-major, metres; 0 where missing.
     pub delta: [Array<f32>; 3],
-    complete: bool,
+    /// How many slots have no neighbour, if that is known without reading them.
+    missing: Option<usize>,
+    /// The GPU whose kernels made it, if any.
+    gpu: Option<Gpu>,
     transposed: OnceLock<Ragged>,
     moments: OnceLock<Moments>,
+    /// Means of x, y, z, then covariances xx, xy, xz, yy, yz, zz.
+    moment_values: OnceLock<Array<f64>>,
 }
 
 /// First and second moments of the offsets to neighbours.
@@ -122,7 +127,7 @@ impl Neighbors {
         let slots = queries.len() * k;
         let mut index = vec![0u32; slots];
         let [mut x, mut y, mut z] = [(); 3].map(|()| vec![0.0f32; slots]);
-        let complete = index
+        let missing: usize = index
             .par_chunks_mut(k)
             .zip(x.par_chunks_mut(k))
             .zip(y.par_chunks_mut(k))
@@ -132,7 +137,7 @@ impl Neighbors {
             .with_min_len(ROWS)
             .map(|(query, ((((rows, x), y), z), center))| {
                 find(query, rows);
-                let mut complete = true;
+                let mut missing = 0;
                 for (slot, &row) in rows.iter().enumerate() {
                     match points.get(row as usize) {
                         Some(point) => {
@@ -140,65 +145,149 @@ impl Neighbors {
                             y[slot] = point[1] - center[1];
                             z[slot] = point[2] - center[2];
                         }
-                        None => complete = false,
+                        None => missing += 1,
                     }
                 }
-                complete
+                missing
             })
-            .reduce(|| true, |a, b| a && b);
+            .sum();
         Neighbors {
             k,
             queries: queries.len(),
             points: points.len(),
             index: index.into(),
             delta: [x.into(), y.into(), z.into()],
-            complete,
+            missing: Some(missing),
+            gpu: None,
             transposed: OnceLock::new(),
             moments: OnceLock::new(),
+            moment_values: OnceLock::new(),
         }
     }
 
     /// True when no neighbour is missing.
+    ///
+    /// # Panics
+    /// As [`Neighbors::transposed`].
     pub fn is_complete(&self) -> bool {
-        self.complete
+        match self.missing {
+            Some(missing) => missing == 0,
+            None => self.transposed().index.len() == self.index.len(),
+        }
     }
 
     /// For every point the pair numbers i·K + j in which it is the neighbour, ascending. Built at the first call.
+    ///
+    /// # Panics
+    /// When the GPU that holds the table is lost or has no memory left.
     pub fn transposed(&self) -> &Ragged {
-        self.transposed.get_or_init(|| {
-            Ragged::inverse(&self.index, self.points).expect("both constructors checked the rows")
+        self.transposed.get_or_init(|| match self.gpu {
+            None => Ragged::inverse(&self.index, self.points)
+                .expect("both constructors checked the rows"),
+            Some(gpu) => cuda::inverse(gpu, &self.index, self.points, self.missing)
+                .unwrap_or_else(|e| panic!("{e}")),
         })
     }
 
     /// Moments of delta over all N·K slots. Summed in f64 over fixed chunks at the first call; all zero without slots.
+    ///
+    /// # Panics
+    /// When the GPU that holds the table is lost or has no memory left.
     pub fn moments(&self) -> &Moments {
-        self.moments.get_or_init(|| {
-            let [x, y, z] = &self.delta;
-            let partial: Vec<[f64; 9]> = x
-                .par_chunks(SUMMED)
-                .zip(y.par_chunks(SUMMED))
-                .zip(z.par_chunks(SUMMED))
-                .map(|((x, y), z)| sums(x, y, z))
-                .collect();
-            let mut sum = [0.0; 9];
-            for partial in partial {
-                for (sum, part) in sum.iter_mut().zip(partial) {
-                    *sum += part;
-                }
-            }
-            let count = x.len();
-            let [mx, my, mz, xx, xy, xz, yy, yz, zz] = sum.map(|s| s / count.max(1) as f64);
-            let (xy, xz, yz) = (xy - mx * my, xz - mx * mz, yz - my * mz);
-            Moments {
-                mean: [mx, my, mz],
-                covariance: [
-                    [(xx - mx * mx).max(0.0), xy, xz],
-                    [xy, (yy - my * my).max(0.0), yz],
-                    [xz, yz, (zz - mz * mz).max(0.0)],
-                ],
-                count,
-            }
+        self.moments
+            .get_or_init(|| Moments::of(self.moment_values(), self.index.len()))
+    }
+
+    /// Address on `gpu` of the means of x, y and z and the covariances xx, xy, xz, yy, yz and zz of delta, f64.
+    ///
+    /// # Errors
+    /// Too little memory, or a fault of the GPU.
+    pub fn moments_on(&self, gpu: Gpu) -> Result<Pointer> {
+        if let (None, Some(home)) = (self.moment_values.get(), self.gpu) {
+            // Another thread may have been faster, with the same values.
+            let _ = self.moment_values.set(cuda::moments(home, &self.delta)?);
+        }
+        self.moment_values().on(gpu)
+    }
+
+    fn moment_values(&self) -> &Array<f64> {
+        self.moment_values.get_or_init(|| match self.gpu {
+            Some(gpu) => cuda::moments(gpu, &self.delta).unwrap_or_else(|e| panic!("{e}")),
+            None => self.sum_moments().to_vec().into(),
         })
+    }
+
+    fn sum_moments(&self) -> [f64; 9] {
+        let [x, y, z] = &self.delta;
+        let partial: Vec<[f64; 9]> = x
+            .par_chunks(SUMMED)
+            .zip(y.par_chunks(SUMMED))
+            .zip(z.par_chunks(SUMMED))
+            .map(|((x, y), z)| sums(x, y, z))
+            .collect();
+        let mut sum = [0.0; 9];
+        for partial in partial {
+            for (sum, part) in sum.iter_mut().zip(partial) {
+                *sum += part;
+            }
+        }
+        let [mx, my, mz, xx, xy, xz, yy, yz, zz] = sum.map(|s| s / x.len().max(1) as f64);
+        let (xy, xz, yz) = (xy - mx * my, xz - mx * mz, yz - my * mz);
+        let [xx, yy, zz] = [xx - mx * mx, yy - my * my, zz - mz * mz].map(|v| v.max(0.0));
+        [mx, my, mz, xx, xy, xz, yy, yz, zz]
+    }
+
+    /// As [`Neighbors::from_tree`] and between two point sets, on the GPU that holds the trees. `extent` bounds the
+    /// coordinates of both.
+    pub(super) fn on_gpu(
+        points: &cuda::Tree,
+        queries: &cuda::Tree,
+        k: usize,
+        extent: &Extent,
+    ) -> Result<Neighbors> {
+        let table = cuda::neighbors(points, queries, k)?;
+        // Where every point can be found, only those that an element lacks are missing.
+        let missing = extent.is_within_reach().then(|| {
+            let elements = points.cloud.offsets.windows(2);
+            elements
+                .zip(queries.cloud.offsets.windows(2))
+                .map(|(p, q)| (q[1] - q[0]) * k.saturating_sub(p[1] - p[0]))
+                .sum()
+        });
+        Ok(Self::of_table(k, table, [points, queries], missing))
+    }
+
+    /// A table that kernels made among points for queries.
+    pub(super) fn of_table(
+        k: usize,
+        table: cuda::Table,
+        [points, queries]: [&cuda::Tree; 2],
+        missing: Option<usize>,
+    ) -> Neighbors {
+        Neighbors {
+            k,
+            queries: queries.cloud.coord.len(),
+            points: points.cloud.coord.len(),
+            index: table.index,
+            delta: table.delta,
+            missing,
+            gpu: Some(points.cloud.gpu),
+            transposed: OnceLock::new(),
+            moments: OnceLock::new(),
+            moment_values: OnceLock::new(),
+        }
+    }
+}
+
+impl Moments {
+    /// From means of x, y, z and covariances xx, xy, xz, yy, yz, zz over `count` slots.
+    fn of(values: &[f64], count: usize) -> Moments {
+        let [mx, my, mz, xx, xy, xz, yy, yz, zz] = std::array::from_fn(|i| values[i]);
+        Moments {
+            mean: [mx, my, mz],
+            covariance: [[xx, xy, xz], [xy, yy, yz], [xz, yz, zz]],
+            count,
+        }
     }
 }
 

@@ -16,7 +16,8 @@
 
 use super::ragged::{Ragged, check_offsets};
 use super::sort::order_by_key;
-use crate::device::Array;
+use super::{Extent, cuda};
+use crate::device::{Array, Device};
 use crate::{Error, Result};
 use rayon::prelude::*;
 
@@ -28,7 +29,7 @@ pub struct Partition {
     /// S lists: the points of each pooled point, ascending.
     pub members: Ragged,
     /// \[S\] mean position of the members, metres.
-    pub coord: Vec<[f32; 3]>,
+    pub coord: Array<[f32; 3]>,
     /// Batch of the pooled points: B+1 offsets.
     pub offsets: Vec<usize>,
 }
@@ -63,17 +64,12 @@ impl Partition {
 /// let coord = [[0.0, 0.0, 0.0], [0.9, 0.0, 0.0], [1.1, 0.0, 0.0]];
 /// let pooled = cairn::geometry::partition::grid(&coord, &[0, 3], 1.0)?;
 /// assert_eq!(pooled.cluster[..], [0, 0, 1]);
-/// assert_eq!(pooled.coord, [[0.45, 0.0, 0.0], [1.1, 0.0, 0.0]]);
+/// assert_eq!(pooled.coord[..], [[0.45, 0.0, 0.0], [1.1, 0.0, 0.0]]);
 /// # Ok::<(), cairn::Error>(())
 /// ```
 pub fn grid(coord: &[[f32; 3]], offsets: &[usize], size: f32) -> Result<Partition> {
     check_offsets(offsets, coord.len())?;
-    if !(size > 0.0 && size.is_finite()) {
-        return Err(Error::argument(
-            "grid size",
-            format!("{size} m is not a positive number"),
-        ));
-    }
+    check_size(size)?;
     let (keys, per_element) = cell_keys(coord, offsets, size)?;
     let order = order_by_key(&keys);
     let mut cluster = vec![0; coord.len()];
@@ -96,20 +92,85 @@ pub fn grid(coord: &[[f32; 3]], offsets: &[usize], size: f32) -> Result<Partitio
         .par_windows(2)
         .with_min_len(1024)
         .map(|ends| mean(coord, &order[ends[0] as usize..ends[1] as usize]))
-        .collect();
+        .collect::<Vec<_>>();
     Ok(Partition {
         cluster: cluster.into(),
         members: Ragged {
             offsets: starts.into(),
             index: order.into(),
         },
-        coord,
+        coord: coord.into(),
         offsets: counts,
     })
 }
 
+/// As [`grid`], on `device`.
+pub fn grid_on(
+    device: Device,
+    coord: &[[f32; 3]],
+    offsets: &[usize],
+    size: f32,
+) -> Result<Partition> {
+    let Device::Cuda(gpu) = device else {
+        return grid(coord, offsets, size);
+    };
+    check_size(size)?;
+    let cloud = cuda::Cloud::of(gpu, coord, offsets)?;
+    cuda::partition(&cloud, size, &Extent::of(coord))
+}
+
+/// Errors unless cells of `size` metres can exist.
+pub(super) fn check_size(size: f32) -> Result<()> {
+    if size > 0.0 && size.is_finite() {
+        return Ok(());
+    }
+    Err(Error::argument(
+        "grid size",
+        format!("{size} m is not a positive number"),
+    ))
+}
+
+/// How the cells of a batch are numbered.
+pub(super) struct Cells {
+    /// Cells along each axis.
+    extent: [u64; 3],
+    /// Their product: numbers of one element.
+    per_element: u64,
+}
+
+impl Cells {
+    /// Numbers for cells up to `most` along each axis, in each of `elements` elements. Errors when 63 bits do not
+    /// suffice for those of `size` metres.
+    pub fn new(most: [f32; 3], elements: usize, size: f32) -> Result<Cells> {
+        // Float to integer casts truncate, and saturate where the value does not fit.
+        let extent = most.map(|cells| (cells as u64).saturating_add(1));
+        let per_element = extent[0]
+            .checked_mul(extent[1])
+            .and_then(|n| n.checked_mul(extent[2]));
+        let all = per_element.and_then(|n| n.checked_mul(elements as u64));
+        match per_element.filter(|_| all.is_some_and(|n| n <= i64::MAX as u64)) {
+            Some(per_element) => Ok(Cells {
+                extent,
+                per_element,
+            }),
+            None => Err(Error::argument(
+                "grid size",
+                format!(
+                    "{size} m is too small for this cloud: {} x {} x {} cells in {elements} batch elements; use larger \
+                     cells or remove far outliers",
+                    extent[0], extent[1], extent[2],
+                ),
+            )),
+        }
+    }
+}
+
 /// The key of every point's cell, and how many keys an element has.
-fn cell_keys(coord: &[[f32; 3]], offsets: &[usize], size: f32) -> Result<(Vec<u64>, u64)> {
+pub(super) fn cell_keys(
+    coord: &[[f32; 3]],
+    offsets: &[usize],
+    size: f32,
+) -> Result<(Vec<u64>, u64)> {
     let elements: Vec<([f32; 3], &[[f32; 3]])> = offsets
         .windows(2)
         .map(|ends| {
@@ -126,26 +187,10 @@ fn cell_keys(coord: &[[f32; 3]], offsets: &[usize], size: f32) -> Result<(Vec<u6
             }
         }
     }
-    // Float to integer casts truncate, and saturate where the value does not fit.
-    let extent = most.map(|cells| (cells as u64).saturating_add(1));
-    let per_element = extent[0]
-        .checked_mul(extent[1])
-        .and_then(|n| n.checked_mul(extent[2]));
-    let all = per_element.and_then(|n| n.checked_mul(elements.len() as u64));
-    let Some(per_element) = per_element.filter(|_| all.is_some_and(|n| n <= i64::MAX as u64))
-    else {
-        return Err(Error::argument(
-            "grid size",
-            format!(
-                "{size} m is too small for this cloud: {} x {} x {} cells in {} batch elements; use larger cells or \
-                 remove far outliers",
-                extent[0],
-                extent[1],
-                extent[2],
-                elements.len()
-            ),
-        ));
-    };
+    let Cells {
+        extent,
+        per_element,
+    } = Cells::new(most, elements.len(), size)?;
     let mut keys = Vec::with_capacity(coord.len());
     for (element, (start, points)) in elements.iter().enumerate() {
         keys.extend(points.iter().map(|p| {

@@ -17,7 +17,7 @@
 use super::knn::MAX_NEIGHBORS;
 use super::search::{parts, within};
 use super::tree::{Element, SearchTree, WIDTH};
-use super::{MISSING, Neighbors};
+use super::{MISSING, Neighbors, cuda};
 use crate::device::simd::{self, Kernel, Simd};
 use crate::{Error, Result};
 use rayon::prelude::*;
@@ -67,6 +67,27 @@ pub fn radius_of_tree(
     k: usize,
     choice: Choice,
 ) -> Result<Neighbors> {
+    let limit = squared_limit(radius, k)?;
+    let index = match choice {
+        Choice::Nearest => nearest(tree, limit, k)?,
+        Choice::First => first(tree, limit, k),
+    };
+    Neighbors::from_index(k, &index, coord, coord)
+}
+
+/// As [`radius_of_tree`], on the GPU that holds the tree.
+pub(super) fn radius_on_gpu(
+    tree: &cuda::Tree,
+    radius: f32,
+    k: usize,
+    choice: Choice,
+) -> Result<Neighbors> {
+    let table = cuda::radius(tree, squared_limit(radius, k)?, k, choice)?;
+    Ok(Neighbors::of_table(k, table, [tree, tree], None))
+}
+
+/// The largest squared distance within `radius`, of a request that can be answered.
+fn squared_limit(radius: f32, k: usize) -> Result<f32> {
     if k == 0 || k > MAX_NEIGHBORS {
         return Err(Error::argument(
             "number of neighbours",
@@ -79,12 +100,7 @@ pub fn radius_of_tree(
             format!("{radius} m is not a positive number"),
         ));
     }
-    let limit = radius * radius;
-    let index = match choice {
-        Choice::Nearest => nearest(tree, limit, k)?,
-        Choice::First => first(tree, limit, k),
-    };
-    Neighbors::from_index(k, &index, coord, coord)
+    Ok(radius * radius)
 }
 
 /// The `k` nearest, without those beyond the limit.

@@ -21,7 +21,9 @@ pub fn logits(
     offsets: &[usize],
     feat: Vec<f32>,
 ) -> Result<Vec<f32>> {
-    let geometry = model.network.geometry(coord, offsets)?;
+    let geometry = model
+        .network
+        .geometry(model.params.device(), coord, offsets)?;
     let mut graph = Graph::new(&model.params, Mode::Inference, Random::new(0, 0));
     let shape = Shape::new(coord.len(), model.network.input_channels());
     let feat = graph.input(Array::from(feat), shape)?;

@@ -6,7 +6,7 @@
 mod point_transformer_v2;
 mod stratified_transformer;
 
-use crate::device::Device;
+use crate::device::{Array, Device};
 use crate::geometry::Hierarchy;
 use crate::graph::{Graph, Layout, Params, Var};
 use crate::{Error, Result};
@@ -30,11 +30,11 @@ impl fmt::Debug for Geometry {
 #[derive(Debug, Clone, PartialEq)]
 pub struct LevelView {
     /// Positions, metres.
-    pub coord: Vec<[f32; 3]>,
+    pub coord: Array<[f32; 3]>,
     /// B+1 entries, the first is 0.
     pub offsets: Vec<usize>,
     /// Where every point of the level above went; empty at level 0.
-    pub cluster: Vec<u32>,
+    pub cluster: Array<u32>,
 }
 
 /// A network: geometry request and recorded ops.
@@ -66,8 +66,8 @@ pub trait Network: fmt::Debug + Send + Sync {
     /// Number of classes.
     fn classes(&self) -> usize;
 
-    /// Computes the index lists of one batch: `coord` \[N\] in metres, `offsets` with B+1 entries.
-    fn geometry(&self, coord: &[[f32; 3]], offsets: &[usize]) -> Result<Geometry>;
+    /// Computes the index lists of one batch on `device`: `coord` \[N\] in metres, `offsets` with B+1 entries.
+    fn geometry(&self, device: Device, coord: &[[f32; 3]], offsets: &[usize]) -> Result<Geometry>;
 
     /// The point sets of all levels.
     fn levels(&self, geometry: &Geometry) -> Vec<LevelView>;
@@ -92,8 +92,8 @@ impl<A: Architecture> Network for A {
         Architecture::classes(self)
     }
 
-    fn geometry(&self, coord: &[[f32; 3]], offsets: &[usize]) -> Result<Geometry> {
-        let mut points = Hierarchy::new(coord.to_vec(), offsets.to_vec())?;
+    fn geometry(&self, device: Device, coord: &[[f32; 3]], offsets: &[usize]) -> Result<Geometry> {
+        let mut points = Hierarchy::on(device, coord.to_vec(), offsets.to_vec())?;
         Ok(Geometry(Box::new(Architecture::geometry(
             self,
             &mut points,

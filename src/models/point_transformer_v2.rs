@@ -10,6 +10,7 @@
 //! equal those of official checkpoints without prefix.
 
 use super::{Architecture, LevelView, Network, drop_path_ramp};
+use crate::device::Array;
 use crate::geometry::{Hierarchy, Neighbors, Partition};
 use crate::graph::{Graph, Layout, Scope, Var};
 use crate::nn::{
@@ -366,11 +367,11 @@ impl Architecture for PointTransformerV2 {
             });
         }
         let view = |i: usize| LevelView {
-            coord: points.coord(i).to_vec(),
+            coord: points.coord(i).clone(),
             offsets: points.offsets(i).to_vec(),
             cluster: match i {
-                0 => Vec::new(),
-                _ => pools[i - 1].cluster.to_vec(),
+                0 => Array::default(),
+                _ => pools[i - 1].cluster.clone(),
             },
         };
         Ok(Indices {

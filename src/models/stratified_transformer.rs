@@ -12,6 +12,7 @@
 //! official checkpoints without prefix.
 
 use super::{Architecture, LevelView, Network, drop_path_ramp};
+use crate::device::Array;
 use crate::geometry::{
     Choice, Hierarchy, Interpolation, Neighbors, Padding, WindowOptions, Windows, ratio_counts,
     stride_counts, windows::Quantization,
@@ -428,9 +429,9 @@ impl Architecture for StratifiedTransformer {
             }
         }
         let view = |level: usize| LevelView {
-            coord: points.coord(level).to_vec(),
+            coord: points.coord(level).clone(),
             offsets: points.offsets(level).to_vec(),
-            cluster: Vec::new(),
+            cluster: Array::default(),
         };
         Ok(Indices {
             levels: (0..=last).map(view).collect(),

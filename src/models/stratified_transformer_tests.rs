@@ -119,7 +119,10 @@ fn forms_of_inference_and_of_training_agree() {
     let coord = cloud(500, 1.0, 7);
     for stem in [true, false] {
         let model = Model::new(&config("Swin3D", stem), Device::Cpu, 7).unwrap();
-        let geometry = model.network.geometry(&coord, &[0, 500]).unwrap();
+        let geometry = model
+            .network
+            .geometry(Device::Cpu, &coord, &[0, 500])
+            .unwrap();
         let logits = |mode| {
             let mut graph = Graph::new(&model.params, mode, Random::new(0, 0));
             let feat: Vec<f32> = coord.iter().flatten().copied().collect();

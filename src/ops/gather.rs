@@ -51,7 +51,9 @@ impl Op for Gather {
             return Err(Error::shape("gather", fault));
         }
         let known = |row: u32| row == MISSING || (row as usize) < x.rows;
-        if let Some(at) = self.index.iter().position(|row| !known(*row)) {
+        // An index that kernels made is known to be right, and stays on the GPU.
+        let is_made_for_x = self.index.known_rows().is_some_and(|rows| rows <= x.rows);
+        if !is_made_for_x && let Some(at) = self.index.iter().position(|row| !known(*row)) {
             let fault = format!("{x} has no row {} (entry {at})", self.index[at]);
             return Err(Error::shape("gather", fault));
         }

@@ -143,9 +143,8 @@ impl PositionNorm {
 impl PositionNorm {
     fn cuda_forward(&self, gpu: Gpu, io: &Forward<'_>) -> Result<()> {
         let channels = io.shape(0).rows;
-        let [x, y, z] = self.neighbors.moments().mean;
-        let [[xx, xy, xz], [_, yy, yz], [_, _, zz]] = self.neighbors.moments().covariance;
-        let pairs = self.neighbors.moments().count;
+        let moments = self.neighbors.moments_on(gpu)?;
+        let pairs = self.neighbors.index.len();
         let [w, b, gamma, beta, mean, variance] = [0, 1, 2, 3, 4, 5].map(|i| io.input_on(i));
         let batch = self.statistics == Statistics::Batch;
         let out = |i: usize| batch.then(|| io.output_on(i));
@@ -156,15 +155,7 @@ impl PositionNorm {
             beta,
             mean,
             variance,
-            x,
-            y,
-            z,
-            xx,
-            xy,
-            xz,
-            yy,
-            yz,
-            zz,
+            moments,
             channels,
             pairs,
             batch,
@@ -186,8 +177,7 @@ impl PositionNorm {
             return Ok(());
         };
         let channels = io.shape(0).rows;
-        let [x, y, z] = self.neighbors.moments().mean;
-        let [[xx, xy, xz], [_, yy, yz], [_, _, zz]] = self.neighbors.moments().covariance;
+        let moments = self.neighbors.moments_on(gpu)?;
         let [w, b, gamma, mean, variance] = [0, 1, 2, 4, 5].map(|i| io.input_on(i));
         let [d_w, d_b, d_gamma, d_beta] = [0, 1, 2, 3].map(|i| io.d_input_on(i));
         let batch = self.statistics == Statistics::Batch;
@@ -197,15 +187,7 @@ impl PositionNorm {
             gamma,
             mean,
             variance,
-            x,
-            y,
-            z,
-            xx,
-            xy,
-            xz,
-            yy,
-            yz,
-            zz,
+            moments,
             d_position,
             channels,
             batch,

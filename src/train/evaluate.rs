@@ -77,7 +77,9 @@ impl Evaluator<'_> {
         let mut seen = cloud.sample.select(&voxels.fragment(0));
         self.input.frame.place(&mut seen.coord);
         let feat = features::matrix(&seen, &self.input.features);
-        let geometry = self.network.geometry(&seen.coord, &[0, seen.len()])?;
+        let geometry =
+            self.network
+                .geometry(self.params.device(), &seen.coord, &[0, seen.len()])?;
         let mut graph = Graph::new(self.params, Mode::Inference, Random::new(0, 0));
         let shape = Shape::new(seen.len(), self.network.input_channels());
         let feat = graph.input(Array::from(feat), shape)?;

@@ -12,6 +12,7 @@ use crate::cloud::crop::sphere_crop;
 use crate::cloud::features::{self, Sample};
 use crate::cloud::voxel::Voxels;
 use crate::dataset::Dataset;
+use crate::device::Device;
 use crate::device::random::{Random, Sequence};
 use crate::models::{Geometry, Network};
 
@@ -37,7 +38,7 @@ pub fn stream(seed: u64, step: u64) -> Random {
     Random::new(seed, step)
 }
 
-/// The batch of step `step`, with geometry for `network`.
+/// The batch of step `step`, with geometry for `network` on `device`.
 ///
 /// # Errors
 /// Whatever reading, augmenting or voxelising a cloud meets.
@@ -45,10 +46,11 @@ pub fn prepare(
     config: &Config,
     data: &dyn Dataset,
     network: &dyn Network,
+    device: Device,
     step: u64,
 ) -> Result<Prepared> {
     let batch = batch(config, data, step)?;
-    let geometry = network.geometry(&batch.coord, &batch.offsets)?;
+    let geometry = network.geometry(device, &batch.coord, &batch.offsets)?;
     Ok(Prepared { batch, geometry })
 }
 

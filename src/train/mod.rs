@@ -123,7 +123,8 @@ impl Session<'_> {
         std::thread::scope(|scope| {
             scope.spawn(move || {
                 for step in first..total {
-                    let prepared = loader::prepare(self.config, self.train, &*network, step);
+                    let prepared =
+                        loader::prepare(self.config, self.train, &*network, self.device, step);
                     // The other end is gone after an error or an interrupt.
                     if sender.send(prepared).is_err() {
                         return;

@@ -212,7 +212,8 @@ impl Trainer {
     fn step(&mut self, step: u64, batch: &Input) -> Result<Step> {
         let target = target(batch)?;
         let network = &self.model.network;
-        let geometry = network.geometry(&batch.coord, &batch.offsets)?;
+        let geometry =
+            network.geometry(self.model.params.device(), &batch.coord, &batch.offsets)?;
         let mut graph = Graph::new(&self.model.params, Mode::Training, Random::new(0, step));
         let feat = graph.input(batch.feat.clone(), batch.shape(&**network))?;
         let logits = network.record(&mut graph, &geometry, feat)?;
@@ -275,7 +276,8 @@ impl Trainer {
     /// Logits of a batch and the counts of right and wrong predictions.
     fn logits(&mut self, batch: &Input, mode: Mode) -> Result<Vec<f32>> {
         let network = &self.model.network;
-        let geometry = network.geometry(&batch.coord, &batch.offsets)?;
+        let geometry =
+            network.geometry(self.model.params.device(), &batch.coord, &batch.offsets)?;
         let mut graph = Graph::new(&self.model.params, mode, Random::new(0, 0));
         let feat = graph.input(batch.feat.clone(), batch.shape(&**network))?;
         let logits = network.record(&mut graph, &geometry, feat)?;

@@ -5,7 +5,7 @@ use super::reference::Report;
 use super::{Case, Recorded};
 use crate::device::Array;
 use crate::device::random::Random;
-use crate::geometry::{Interpolation, Ragged, partition};
+use crate::geometry::{Interpolation, Padding, Ragged, partition};
 use crate::graph::{Executor, Gradients, Graph, Layout, Mode, Params, Scope, Shape, Var};
 use crate::nn::{BatchNorm, GridPool, Unpool, Upsampling};
 use crate::weights::{Tensors, load_state};
@@ -150,7 +150,12 @@ pub(super) fn grid_pool(case: &Case<'_>, report: &mut Report) -> Result<()> {
     let size = metadata(case.file, "grid_size")?
         .as_f64()
         .ok_or_else(|| Error::weights("metadata grid_size", "is not a number"))?;
-    let cells = Arc::new(partition::grid(&coord, &offsets, size as f32)?);
+    let cells = Arc::new(partition::grid_on(
+        case.device,
+        &coord,
+        &offsets,
+        size as f32,
+    )?);
     let integers = |values: &[u32]| values.iter().map(|&v| i64::from(v)).collect::<Vec<_>>();
     let order = integers(&cells.members.index);
     report.equal(
@@ -207,11 +212,11 @@ pub(super) fn unpool(case: &Case<'_>, report: &mut Report) -> Result<()> {
     let coarse = points(case.file, "input.coord")?;
     let coarse_offsets = offsets(case.file, "input.offset")?;
     let upsampling = match text("backend").as_deref() {
-        Some("interp") => Upsampling::Interpolate(Arc::new(Interpolation::new(
-            &fine,
-            &fine_offsets,
-            &coarse,
-            &coarse_offsets,
+        Some("interp") => Upsampling::Interpolate(Arc::new(Interpolation::on(
+            case.device,
+            (&fine, &fine_offsets),
+            (&coarse, &coarse_offsets),
+            Padding::LastRow,
         )?)),
         Some("map") => {
             let cluster = case.file.get_i64("input.cluster")?;

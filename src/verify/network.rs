@@ -112,7 +112,9 @@ pub(super) fn run(case: &Case<'_>, report: &mut Report) -> Result<()> {
     };
     let model = load(case, &config, state)?;
     let input = Input::read(case.file, "input.")?;
-    let geometry = model.network.geometry(&input.coord, &input.offsets)?;
+    let geometry = model
+        .network
+        .geometry(case.device, &input.coord, &input.offsets)?;
     levels(case, &model, &geometry, report)?;
     inference(case, &model, &input, &geometry, Mode::Inference, report)?;
     inference(case, &model, &input, &geometry, Mode::Frozen, report)?;

@@ -6,7 +6,7 @@ use super::reference::Report;
 use crate::Result;
 use crate::device::Array;
 use crate::device::random::Random;
-use crate::geometry::{Interpolation, MISSING, Neighbors, Ragged, knn as geometry_knn};
+use crate::geometry::{Interpolation, MISSING, Neighbors, Padding, Ragged, knn_on};
 use crate::graph::{Executor, Gradients, Graph, Layout, Mode, Params, Shape};
 use crate::ops;
 use crate::weights::Tensors;
@@ -43,7 +43,7 @@ pub(super) fn knn(case: &Case<'_>, report: &mut Report) -> Result<()> {
             None => (coord.clone(), starts.clone()),
         };
         let k = case.file.require(&name("idx"))?.dims()[1];
-        let found = geometry_knn::knn(&coord, &starts, &queries, &query_starts, k)?;
+        let found = knn_on(case.device, (&coord, &starts), (&queries, &query_starts), k)?;
         let want = case.file.get_f64(&name("dist"))?;
         report.relative(name("dist"), &found.distances(), &want, 1e-6);
         let tied = |row: &[f64]| row.windows(2).any(|w| w[0] == w[1] && w[0] < 1e5);
@@ -112,8 +112,18 @@ pub(super) fn interpolation(case: &Case<'_>, report: &mut Report) -> Result<()> 
         let name = |n: &str| format!("{prefix}.{n}");
         let coarse = points(file, &name("coord"))?;
         let fine = points(file, &name("new_coord"))?;
-        let stencil = Interpolation::new(&fine, &fine_offsets, &coarse, &coarse_offsets)?;
-        let found = geometry_knn::knn(&coarse, &coarse_offsets, &fine, &fine_offsets, 3)?;
+        let stencil = Interpolation::on(
+            case.device,
+            (&fine, &fine_offsets),
+            (&coarse, &coarse_offsets),
+            Padding::LastRow,
+        )?;
+        let found = knn_on(
+            case.device,
+            (&coarse, &coarse_offsets),
+            (&fine, &fine_offsets),
+            3,
+        )?;
         report.equal(
             name("idx"),
             &signed(&found.index),

@@ -131,9 +131,13 @@ pub struct Kernels {
     not(feature = "cuda"),
     expect(dead_code, reason = "nothing is compiled without a compiler")
 )]
-const HEADERS: [(&std::ffi::CStr, &str); 6] = [
+const HEADERS: [(&std::ffi::CStr, &str); 9] = [
     (c"common.cuh", include_str!("../../../kernels/common.cuh")),
     (c"columns.cuh", include_str!("../../../kernels/columns.cuh")),
+    (
+        c"elements.cuh",
+        include_str!("../../../kernels/elements.cuh"),
+    ),
     (
         c"fragments.cuh",
         include_str!("../../../kernels/fragments.cuh"),
@@ -141,6 +145,8 @@ const HEADERS: [(&std::ffi::CStr, &str); 6] = [
     (c"gemm.cuh", include_str!("../../../kernels/gemm.cuh")),
     (c"windows.cuh", include_str!("../../../kernels/windows.cuh")),
     (c"pairs.cuh", include_str!("../../../kernels/pairs.cuh")),
+    (c"search.cuh", include_str!("../../../kernels/search.cuh")),
+    (c"tree.cuh", include_str!("../../../kernels/tree.cuh")),
 ];
 
 /// Declares the device code of `kernels/<name>.cu` as `static KERNELS`, or under another name.

@@ -9,7 +9,7 @@ use super::steps::{Sibling, pairs};
 use crate::device::Array;
 use crate::device::random::Random;
 use crate::geometry::{
-    Interpolation, MISSING, Neighbors, Padding, SearchTree, Windows, farthest_points, knn,
+    Interpolation, MISSING, Neighbors, Padding, SearchTree, Windows, farthest_points, knn_on,
     ratio_counts,
 };
 use crate::graph::{Executor, Gradients, Graph, Layout, Mode, Params, Scope, Shape, Var};
@@ -266,7 +266,7 @@ pub(in super::super) fn transition_down(case: &Case<'_>, report: &mut Report) ->
     let queries: Vec<[f32; 3]> = sampled.iter().map(|&row| coord[row as usize]).collect();
     report.equal("new_xyz", &queries, &points(file, "new_xyz")?);
     let k = number(file, "k")? as usize;
-    let table = knn(&coord, &starts, &queries, &ends, k)?;
+    let table = knn_on(case.device, (&coord, &starts), (&queries, &ends), k)?;
     let neighbors = Arc::new(Neighbors::from_index(k, &table.index, &queries, &coord)?);
     let dims = file.require("param.linear.weight")?.dims().to_vec();
     let (layer, mut params) = load(case, "param.", |scope| {

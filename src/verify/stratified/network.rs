@@ -105,7 +105,9 @@ pub(in super::super) fn run(case: &Case<'_>, report: &mut Report) -> Result<()> 
     let channels = *case.file.require("in.feat")?.dims().last().unwrap_or(&0);
     let model = model(case, channels, &case.file.with_prefix("param."))?;
     let input = input(case.file, "in.")?;
-    let geometry = model.network.geometry(&input.coord, &input.offsets)?;
+    let geometry = model
+        .network
+        .geometry(case.device, &input.coord, &input.offsets)?;
     levels(case, &model, &geometry, report)?;
     for (mode, form) in [(Mode::Inference, "folded"), (Mode::Frozen, "unfolded")] {
         inference(case, &model, (&input, &geometry), (mode, form), report)?;

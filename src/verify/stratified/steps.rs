@@ -5,7 +5,7 @@ use super::super::layers::{offsets, points};
 use super::super::reference::Report;
 use super::number;
 use crate::Result;
-use crate::geometry::{MISSING, WindowOptions, Windows, farthest_points, knn, stride_counts};
+use crate::geometry::{MISSING, WindowOptions, Windows, farthest_points, knn_on, stride_counts};
 use crate::weights::{Tensors, safetensors};
 
 /// Prefixes `c0.`, `c1.`, … of the cases that hold a tensor `name`.
@@ -50,7 +50,7 @@ pub(in super::super) fn neighbors(case: &Case<'_>, report: &mut Report) -> Resul
             offsets(case.file, &name("new_offset"))?,
         );
         let k = case.file.get_i64(&name("k"))?[0] as usize;
-        let mut found = knn(&coord, &starts, &queries, &ends, k)?;
+        let mut found = knn_on(case.device, (&coord, &starts), (&queries, &ends), k)?;
         for (ends, first) in ends.windows(2).zip(&starts) {
             let rows = &mut found.index[ends[0] * k..ends[1] * k];
             for row in rows.iter_mut().filter(|row| **row == MISSING) {

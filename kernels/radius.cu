@@ -1,0 +1,60 @@
+// The first K points in row order within a radius. One warp per query (search.cuh). Bound by latency and instructions.
+#include "search.cuh"
+
+template <int REGS>
+__device__ __forceinline__ void first_of(const Trees& trees, const float* coord, u32 places, u32 k, float reach,
+                                         u32* index, float* x, float* y, float* z) {
+    const u64 place = warp_number();
+    if (place >= places) return;
+    Best<REGS> best;
+    best.clear(k, MISSING);
+    float4 q;
+    if (search_for<REGS, true>(trees, place, reach, q, best))
+        store_neighbors(best, MISSING, k, q, coord, index, nullptr, x, y, z);
+}
+
+// Neighbours of all queries of one tree among the points of another, K up to 32.
+extern "C" __global__ void __launch_bounds__(256) radius_narrow(
+    const float* __restrict__ coord,       // [S, 3], the points in their own order
+    const float4* __restrict__ points,     // [M, 32], the tree of points: blocks,
+    const float* __restrict__ boxes,       // boxes of all levels, 7 planes each,
+    const u32* __restrict__ first_blocks,  // [B + 1], and where the elements start among the blocks
+    u32 blocks,                            // M
+    u32 levels,
+    const float4* __restrict__ queries,    // [places], blocks of the tree of queries
+    const u32* __restrict__ query_blocks,  // [B + 1]
+    u32 elements,                          // B
+    u32 places,
+    u32 k,
+    float reach,                           // largest squared distance
+    u32* __restrict__ index,               // [N, K], in the order of the queries' rows
+    float* __restrict__ x,                 // [N, K], offsets to the neighbours
+    float* __restrict__ y,
+    float* __restrict__ z
+) {
+    const Trees trees = {points, boxes, first_blocks, blocks, levels, queries, query_blocks, elements};
+    first_of<1>(trees, coord, places, k, reach, index, x, y, z);
+}
+
+// The same for K up to 128.
+extern "C" __global__ void __launch_bounds__(256) radius_wide(
+    const float* __restrict__ coord,       // [S, 3], the points in their own order
+    const float4* __restrict__ points,     // [M, 32], the tree of points: blocks,
+    const float* __restrict__ boxes,       // boxes of all levels, 7 planes each,
+    const u32* __restrict__ first_blocks,  // [B + 1], and where the elements start among the blocks
+    u32 blocks,                            // M
+    u32 levels,
+    const float4* __restrict__ queries,    // [places], blocks of the tree of queries
+    const u32* __restrict__ query_blocks,  // [B + 1]
+    u32 elements,                          // B
+    u32 places,
+    u32 k,
+    float reach,                           // largest squared distance
+    u32* __restrict__ index,               // [N, K], in the order of the queries' rows
+    float* __restrict__ x,                 // [N, K], offsets to the neighbours
+    float* __restrict__ y,
+    float* __restrict__ z
+) {
+    const Trees trees = {points, boxes, first_blocks, blocks, levels, queries, query_blocks, elements};
+    first_of<4>(trees, coord, places, k, reach, index, x, y, z);
+}
