@@ -30,7 +30,7 @@ impl GridPool {
     /// Records the pool on x [N, I] → [S, O].
     pub fn record(&self, graph: &mut Graph<'_>, x: Var, cells: &Arc<Partition>) -> Result<Var> {
         let y = self.projection.record(graph, x)?; // [N, O]
-        graph.push(ops::SegmentMax::new(cells.members.clone()), &[y]) // [S, O]
+        graph.push(ops::SegmentMax::of_cells(cells), &[y]) // [S, O]
     }
 }
 

@@ -16,7 +16,7 @@ use super::award::Award;
 use crate::device::cuda::{Grid, args, kernels};
 use crate::device::simd::dispatch;
 use crate::device::{Array, Device, parallel};
-use crate::geometry::{MISSING, Ragged};
+use crate::geometry::{MISSING, Partition, Ragged};
 use crate::graph::{Backward, Forward, Op, Plan, Shape};
 use crate::{Error, Result};
 use rayon::prelude::*;
@@ -42,6 +42,15 @@ impl SegmentMax {
     pub fn new(segments: Ragged) -> Self {
         let cluster = OnceLock::new();
         SegmentMax { segments, cluster }
+    }
+
+    /// The members of cells. A GPU that made the cells knows both directions, and nothing is read back.
+    pub fn of_cells(cells: &Partition) -> Self {
+        let op = SegmentMax::new(cells.members.clone());
+        if cells.cluster.known_rows() == Some(cells.len()) {
+            op.cluster.get_or_init(|| cells.cluster.clone());
+        }
+        op
     }
 
     /// Segment of each of `rows` rows. The lists are checked already.
@@ -72,7 +81,12 @@ impl Op for SegmentMax {
         self.segments
             .check(x.rows)
             .map_err(|e| Error::shape("segment_max", e.to_string()))?;
-        if self.cluster.get().is_none() {
+        if let Some(cluster) = self.cluster.get() {
+            if cluster.len() != x.rows {
+                let fault = format!("{x} but the cells are made of {} rows", cluster.len());
+                return Err(Error::shape("segment_max", fault));
+            }
+        } else {
             // a second thread that gets here finds the same lists
             let _ = self.cluster.set(self.find_cluster(x.rows)?);
         }
@@ -196,7 +210,8 @@ impl SegmentMax {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::graph::check::Check;
+    use crate::geometry::partition;
+    use crate::graph::check::{Check, devices};
 
     #[test]
     fn matches_naive_with_empty_segments() {
@@ -217,6 +232,20 @@ mod tests {
                     };
                     vec![(0..4 * cols).map(|e| value(e / cols, e % cols)).collect()]
                 });
+        }
+    }
+
+    #[test]
+    fn cells_of_a_device_stay_there() {
+        let coord: Vec<[f32; 3]> = (0..200).map(|i| [(i * 7 % 31) as f32, 0.0, 0.0]).collect();
+        for device in devices() {
+            let cells = partition::grid_on(device, &coord, &[0, 200], 3.0).unwrap();
+            let op = SegmentMax::of_cells(&cells);
+            let y = op.plan(&[Shape::new(200, 4)]).unwrap();
+            assert_eq!(y.outputs, [Shape::new(cells.len(), 4)]);
+            assert_eq!(cells.members.index.is_on_host(), device == Device::Cpu);
+            assert_eq!(op.cluster.get().unwrap()[..], cells.cluster[..]);
+            assert!(op.plan(&[Shape::new(201, 4)]).is_err());
         }
     }
 
