@@ -200,6 +200,28 @@ pub fn verify(path: &Path, weights: Option<&Path>, device: Device) -> Result<Rep
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::graph::check::devices;
+
+    #[test]
+    fn index_steps_and_what_reads_them_pass_on_every_device() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("data/golden");
+        for device in devices() {
+            for name in [
+                "ptv2/op_knn",
+                "ptv2/op_grouping",
+                "ptv2/op_gridpool",
+                "ptv2/op_interpolation",
+                "ptv2/op_unpool_interp",
+                "ptv2/op_unpool_map",
+                "stratified/op_knn",
+            ] {
+                let report = verify(&folder.join(format!("{name}.safetensors")), None, device);
+                let report = report.unwrap_or_else(|e| panic!("{name} on {device}: {e}"));
+                let failed: Vec<_> = report.findings.iter().filter(|f| !f.passed()).collect();
+                assert!(failed.is_empty(), "{name} on {device}: {failed:#?}");
+            }
+        }
+    }
 
     #[test]
     fn every_reference_file_in_the_repository_passes() {
