@@ -155,11 +155,13 @@ impl GroupedVectorAttention {
         } = self.config;
         let (vector, mix) = (Shape::new(1, channels), graph.param(self.mix.weight));
         let a = self.derived(graph, "A", Shape::new(groups, channels), |p| {
-            self.encoding(p)
+            rounded(&self.encoding(p))
         })?;
         let ak = graph.push(ops::Linear::new(false), &[k, a])?; // [N, G]
         let aq = graph.push(ops::Linear::new(false), &[q, a])?; // [N, G]
-        let c0 = self.derived(graph, "c0", Shape::new(1, groups), |p| self.constant(p))?;
+        let c0 = self.derived(graph, "c0", Shape::new(1, groups), |p| {
+            rounded(&self.constant(p))
+        })?;
         let mix_bias = graph.param(self.mix.bias.expect("registered with a bias")); // [1, G]
         let scale_only = |p: &Params| Affine {
             shift: vec![0.0; channels],
@@ -167,7 +169,7 @@ impl GroupedVectorAttention {
         };
         let (weight, bias) = self.value.folded(graph, scale_only)?;
         let v = graph.push(ops::Linear::new(true), &[x, weight, bias])?; // [N, C]
-        let t = self.derived(graph, "t", vector, |p| norm.affine(p).shift)?;
+        let t = self.derived(graph, "t", vector, |p| rounded(&norm.affine(p).shift))?;
         let mut inputs = vec![ak, aq, c0, mix, mix_bias, v, t];
         if let Some(encoding) = &self.bias {
             let second =
@@ -177,7 +179,8 @@ impl GroupedVectorAttention {
             inputs.extend([
                 encoding.record(graph, neighbors)?,
                 self.derived(graph, "M", Shape::new(groups, channels), |p| {
-                    product(&self.encoding(p), p.get(encoding.second.weight), channels)
+                    let second = p.get(encoding.second.weight);
+                    rounded(&product(&self.encoding(p), second, channels))
                 })?,
                 self.derived(graph, "W2", shape, |p| {
                     ops::VectorAttention::pack(&second(p), groups)
@@ -205,19 +208,18 @@ impl GroupedVectorAttention {
     }
 
     /// A as a full matrix [G, C], scaled by the norm of the relation.
-    fn encoding(&self, params: &Params) -> Vec<f32> {
+    fn encoding(&self, params: &Params) -> Vec<f64> {
         let AttentionConfig {
             channels, groups, ..
         } = self.config;
-        let (weight, scale) = (
-            params.get(self.encode),
-            self.encode_norm.affine(params).scale,
-        );
+        let weight = params.get(self.encode).iter().map(|w| f64::from(*w));
+        let scale = self.encode_norm.affine(params).scale;
         if self.config.encoding == WeightEncoding::Full {
-            return scale_rows(weight, &scale);
+            let entries = weight.enumerate();
+            return entries.map(|(i, w)| scale[i / channels] * w).collect();
         }
         let mut full = vec![0.0; groups * channels];
-        for (c, w) in weight.iter().enumerate() {
+        for (c, w) in weight.enumerate() {
             let group = c / (channels / groups);
             full[group * channels + c] = scale[group] * w;
         }
@@ -225,14 +227,14 @@ impl GroupedVectorAttention {
     }
 
     /// What the relation of every pair has in common, behind its norm: [1, G].
-    fn constant(&self, params: &Params) -> Vec<f32> {
+    fn constant(&self, params: &Params) -> Vec<f64> {
         let Affine { scale, mut shift } = self.encode_norm.affine(params);
         if let Some(bias) = self.encode_bias {
             let terms = scale.iter().zip(params.get(bias));
             shift
                 .iter_mut()
                 .zip(terms)
-                .for_each(|(t, (s, a))| *t += s * a);
+                .for_each(|(t, (s, a))| *t += s * f64::from(*a));
         }
         if let Some(b2) = self.bias.as_ref().and_then(|e| e.second.bias) {
             let part = product(&self.encoding(params), params.get(b2), 1);
@@ -338,19 +340,23 @@ impl GroupedVectorAttention {
     }
 }
 
-/// a · b for b with `cols` columns, summed in `f64`.
-fn product(a: &[f32], b: &[f32], cols: usize) -> Vec<f32> {
+/// a · b for b with `cols` columns.
+fn product(a: &[f64], b: &[f32], cols: usize) -> Vec<f64> {
     let inner = b.len() / cols.max(1);
     let mut out = Vec::with_capacity(a.len() / inner.max(1) * cols);
     for row in a.chunks_exact(inner.max(1)) {
         let mut sums = vec![0.0; cols];
         for (a, b) in row.iter().zip(b.chunks_exact(cols)) {
             let terms = sums.iter_mut().zip(b);
-            terms.for_each(|(sum, b)| *sum += f64::from(*a) * f64::from(*b));
+            terms.for_each(|(sum, b)| *sum += a * f64::from(*b));
         }
-        out.extend(sums.iter().map(|x| *x as f32));
+        out.extend(sums);
     }
     out
+}
+
+fn rounded(values: &[f64]) -> Vec<f32> {
+    values.iter().map(|v| *v as f32).collect()
 }
 
 /// Linear(C, C), norm and ReLU: how queries and keys are made.

@@ -77,9 +77,9 @@ impl Linear {
             Shape::new(1, outputs),
             |p| {
                 let Affine { scale, shift } = affine(p);
-                let bias = |i: usize| self.bias.map_or(0.0, |b| p.get(b)[i]);
+                let bias = |i: usize| self.bias.map_or(0.0, |b| f64::from(p.get(b)[i]));
                 (0..outputs)
-                    .map(|i| scale[i] * bias(i) + shift[i])
+                    .map(|i| (scale[i] * bias(i) + shift[i]) as f32)
                     .collect()
             },
         )?;
@@ -88,20 +88,23 @@ impl Linear {
 }
 
 /// Row o of the matrix `weight` times `scale[o]`.
-pub fn scale_rows(weight: &[f32], scale: &[f32]) -> Vec<f32> {
+pub fn scale_rows(weight: &[f32], scale: &[f64]) -> Vec<f32> {
     let cols = weight.len() / scale.len().max(1);
     let rows = weight.chunks_exact(cols.max(1)).zip(scale);
-    rows.flat_map(|(row, s)| row.iter().map(move |w| s * w))
+    rows.flat_map(|(row, s)| row.iter().map(move |w| (s * f64::from(*w)) as f32))
         .collect()
 }
 
 /// A norm with running statistics as y = scale·x + shift per channel.
+///
+/// In `f64` until it is folded into another tensor: a bias in front of the norm mostly cancels against μ, and what is
+/// left would keep the rounding errors of both.
 #[derive(Debug, Clone)]
 pub struct Affine {
     /// γ / √(σ² + ε).
-    pub scale: Vec<f32>,
+    pub scale: Vec<f64>,
     /// β − μ·scale.
-    pub shift: Vec<f32>,
+    pub shift: Vec<f64>,
 }
 
 /// Batch norm over rows, per channel (spec: PointBatchNorm).
@@ -198,8 +201,8 @@ impl BatchNorm {
         for (i, (mean, variance)) in statistics.enumerate() {
             let s = f64::from(params.get(self.weight)[i])
                 / (f64::from(*variance) + f64::from(EPSILON)).sqrt();
-            scale.push(s as f32);
-            shift.push((f64::from(params.get(self.bias)[i]) - f64::from(*mean) * s) as f32);
+            scale.push(s);
+            shift.push(f64::from(params.get(self.bias)[i]) - f64::from(*mean) * s);
         }
         Affine { scale, shift }
     }

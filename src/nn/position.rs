@@ -42,7 +42,8 @@ impl PositionEncoding {
                 let rows = weight.chunks_exact(3).zip(bias).enumerate();
                 rows.flat_map(|(c, (w, b))| {
                     let (s, t) = (affine.scale[c], affine.shift[c]);
-                    [s * w[0], s * w[1], s * w[2], s * b + t]
+                    let [x, y, z, b] = [w[0], w[1], w[2], *b].map(f64::from);
+                    [s * x, s * y, s * z, s * b + t].map(|v| v as f32)
                 })
                 .collect()
             });
@@ -56,5 +57,47 @@ impl PositionEncoding {
         inputs.extend(self.norm.inputs(graph));
         let outputs = graph.push_many(op, &inputs)?;
         Ok(self.norm.finish(graph, &outputs))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::Device;
+    use crate::device::random::Random;
+    use crate::graph::{Executor, Layout, Params};
+
+    /// Positions are tiny against the bias, so the running mean nearly is the bias and the scale is large: folded in
+    /// single precision, most digits of the offset were lost, and with them digits of the logits.
+    #[test]
+    fn a_bias_that_cancels_against_the_mean_keeps_its_digits() {
+        let mut layout = Layout::default();
+        let encoding = PositionEncoding::new(&mut Scope::root(&mut layout), 1);
+        let mut params = Params::initial(Arc::new(layout), Device::Cpu, 1).unwrap();
+        let norm = &encoding.norm;
+        let (bias, mean, variance) = (0.523_876_3_f32, 0.523_891_7_f32, 1e-7_f32);
+        for (name, value) in [
+            ("0.bias", bias),
+            ("1.norm.running_mean", mean),
+            ("1.norm.running_var", variance),
+            ("1.norm.weight", 1.3),
+            ("1.norm.bias", 0.011),
+        ] {
+            let id = params.layout().find(name).unwrap();
+            params.set(id, &[value]).unwrap();
+        }
+        assert_eq!(norm.channels, 1);
+        let neighbors = Neighbors::self_query(&[[0.0; 3]], &[0, 1], 1).unwrap();
+        let mut graph = Graph::new(&params, Mode::Inference, Random::new(0, 0));
+        let p = encoding.record(&mut graph, &Arc::new(neighbors)).unwrap();
+        graph.keep(p);
+        let mut executor = Executor::new(Device::Cpu);
+        let found = executor.run(&graph, None).unwrap().read(p)[3];
+        let scale = f64::from(1.3_f32) / (f64::from(variance) + f64::from(EPSILON)).sqrt();
+        let exact = (f64::from(bias) - f64::from(mean)) * scale + f64::from(0.011_f32);
+        assert!(
+            (f64::from(found) / exact - 1.0).abs() < 1e-7,
+            "{found} {exact}"
+        );
     }
 }
