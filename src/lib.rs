@@ -20,6 +20,7 @@
 //! | [`optim`], [`train`] | optimizers, schedules, training loop |
 //! | [`infer`] | segmenting whole scans |
 //! | [`verify`] | checks of a build against reference files |
+//! | [`measure`] | timing networks on this machine |
 
 pub mod cli;
 pub mod cloud;
@@ -30,6 +31,7 @@ pub mod geometry;
 pub mod graph;
 pub mod infer;
 pub mod io;
+pub mod measure;
 pub mod models;
 pub mod nn;
 pub mod ops;

@@ -3,6 +3,8 @@
 #[path = "cli/fixtures.rs"]
 mod fixtures;
 
+#[path = "cli/bench.rs"]
+mod bench;
 #[path = "cli/faults.rs"]
 mod faults;
 #[path = "cli/forward.rs"]

@@ -55,14 +55,14 @@ pub fn run(args: Args, global: &Global) -> anyhow::Result<ExitCode> {
 
 /// Checked content of an input file.
 #[derive(Debug)]
-struct RawBatch {
-    coord: Vec<[f32; 3]>,
-    feat: Vec<f32>,
-    channels: usize,
-    offsets: Vec<usize>,
+pub(super) struct RawBatch {
+    pub coord: Vec<[f32; 3]>,
+    pub feat: Vec<f32>,
+    pub channels: usize,
+    pub offsets: Vec<usize>,
 }
 
-fn read_batch(path: &Path) -> Result<RawBatch> {
+pub(super) fn read_batch(path: &Path) -> Result<RawBatch> {
     let file = safetensors::read(path)?;
     let fault = |name: &str, text: String| Error::malformed(path, format!("tensor {name}"), text);
     let matrix = |name: &str| -> Result<(Vec<usize>, Vec<f32>)> {

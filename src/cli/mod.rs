@@ -5,6 +5,7 @@
 //!
 //! A new subcommand is a file with `Args` and `run`, a variant of `Command` and a line in `run`.
 
+mod bench;
 mod convert;
 mod eval;
 mod forward;
@@ -85,6 +86,7 @@ enum Command {
     Convert(convert::Args),
     Verify(verify::Args),
     Forward(forward::Args),
+    Bench(bench::Args),
 }
 
 /// Runs the program with the arguments of the process.
@@ -108,6 +110,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Eval(args) => eval::run(args, &global),
         Command::Convert(args) => convert::run(args, &global),
         Command::Verify(args) => verify::run(args, &global),
+        Command::Bench(args) => bench::run(args, &global),
     }
 }
 

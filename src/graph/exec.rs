@@ -13,7 +13,8 @@ use std::time::{Duration, Instant};
 kernels!("executor");
 
 /// Direction of a step.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Phase {
     /// Outputs from inputs.
     Forward,

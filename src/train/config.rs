@@ -394,6 +394,8 @@ mod tests {
         }
         assert_eq!(parameters["s3dis_stratified"], 8_022_970);
         assert_eq!(parameters["scannet_stratified"], 18_798_662);
+        assert_eq!(parameters["s3dis_ptv2"], 3_908_641);
+        assert_eq!(parameters["scannet_ptv2"], 11_323_948);
     }
 
     #[test]
