@@ -186,10 +186,11 @@ impl Job for Training {
             clip: None,
         };
         let batch = self.batch.clone();
-        let geometry = self
-            .learner
-            .network
-            .geometry(&batch.coord, &batch.offsets)?;
+        let geometry = self.learner.network.geometry(
+            self.learner.params.device(),
+            &batch.coord,
+            &batch.offsets,
+        )?;
         let at = At {
             step: self.step,
             random: Random::new(0, self.step),
