@@ -1,6 +1,7 @@
 //! Tests of the augmentation steps.
 
 use super::*;
+use crate::cloud::features::Sample;
 use crate::cloud::tests::golden;
 
 fn cloud(coord: Vec<[f32; 3]>) -> Sample {
