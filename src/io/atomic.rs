@@ -2,6 +2,9 @@
 //!
 //! Points go to a temporary file in the folder of the output; only when everything is on the disk does it take the
 //! output's name. On any error, and when the writer is dropped, the temporary file goes and an older output stays.
+//!
+//! Only a process that ends without a chance to clean up, by a power cut or a signal that cannot be caught, leaves its
+//! temporary file. The next attempt at the same output removes it: writers that live hold a lock on theirs.
 
 use std::fs::{self, File, Permissions};
 use std::io::{self, BufWriter, Read, Seek, Write};
@@ -34,17 +37,12 @@ impl Atomic {
             Some(folder) if !folder.as_os_str().is_empty() => folder,
             _ => Path::new("."),
         };
-        let mut builder = tempfile::Builder::new();
-        builder.prefix(".cairn-").suffix(".part");
-        if let Some(permissions) = permissions_for(&target) {
-            builder.permissions(permissions);
-        }
-        let file = builder.tempfile_in(folder).map_err(|e| {
+        let prefix = prefix(&target);
+        remove_leftovers(folder, &prefix);
+        let file = temporary(folder, &prefix, permissions_for(&target)).map_err(|e| {
             // The system error names the temporary file, which means nothing to the user.
-            Error::io(
-                path,
-                io::Error::new(e.kind(), format!("cannot be created: {}", e.kind())),
-            )
+            let fault = format!("cannot be created: {}", e.kind());
+            Error::io(path, io::Error::new(e.kind(), fault))
         })?;
         Ok(Atomic {
             target,
@@ -87,6 +85,57 @@ impl Atomic {
             let _ = File::open(folder).and_then(|f| f.sync_all());
         }
         Ok(())
+    }
+}
+
+const SUFFIX: &str = ".part";
+
+/// How the names of the temporary files of one output start; long names are cut to what every file system takes.
+fn prefix(target: &Path) -> String {
+    let name = target.file_name().unwrap_or_default().to_string_lossy();
+    format!(".cairn-{}-", name.chars().take(40).collect::<String>())
+}
+
+/// Makes a temporary file that is locked as long as it is open.
+fn temporary(
+    folder: &Path,
+    prefix: &str,
+    permissions: Option<Permissions>,
+) -> io::Result<NamedTempFile> {
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(prefix).suffix(SUFFIX);
+    if let Some(permissions) = permissions {
+        builder.permissions(permissions);
+    }
+    loop {
+        let file = builder.tempfile_in(folder)?;
+        // On file systems without locks nothing is locked, and nothing is taken for a leftover either.
+        let _ = file.as_file().lock();
+        // Before it was locked, another process may have taken it for a leftover.
+        if file.path().exists() {
+            return Ok(file);
+        }
+    }
+}
+
+/// Removes temporary files of this output whose writers are dead. What cannot be read, locked or removed stays: it is in
+/// nobody's way.
+fn remove_leftovers(folder: &Path, prefix: &str) {
+    let Ok(entries) = fs::read_dir(folder) else {
+        return;
+    };
+    for entry in entries.flatten() {
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        let is_file = entry.file_type().is_ok_and(|kind| kind.is_file());
+        if !(is_file && name.starts_with(prefix) && name.ends_with(SUFFIX)) {
+            continue;
+        }
+        if let Ok(file) = File::open(entry.path())
+            && file.try_lock().is_ok()
+        {
+            let _ = fs::remove_file(entry.path());
+        }
     }
 }
 
@@ -174,6 +223,38 @@ mod tests {
         output.finish().unwrap();
         assert_eq!(files(folder.path()), ["a.ply"]);
         assert_eq!(fs::read(&path).unwrap(), b"new");
+    }
+
+    #[test]
+    fn what_dead_writers_left_goes_and_what_living_ones_write_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.ply");
+        let mut slow = Atomic::create(&path).unwrap();
+        slow.put(b"slow").unwrap();
+        let [of_slow] = &files(folder.path())[..] else {
+            panic!("one temporary file was made");
+        };
+        let left = |name: &str| fs::write(folder.path().join(name), "half").unwrap();
+        left(".cairn-a.ply-x1y2z3.part");
+        left(".cairn-b.ply-x1y2z3.part");
+        left(".cairn-a.ply-notes.txt");
+        let fast = Atomic::create(&path).unwrap();
+        let names = files(folder.path());
+        assert!(names.contains(of_slow), "{names:?}");
+        assert!(!names.contains(&".cairn-a.ply-x1y2z3.part".into()));
+        fast.finish().unwrap();
+        slow.finish().unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"slow");
+        let others = [".cairn-a.ply-notes.txt", ".cairn-b.ply-x1y2z3.part"];
+        assert_eq!(files(folder.path()), [others[0], others[1], "a.ply"]);
+    }
+
+    #[test]
+    fn names_of_any_length_can_be_written() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("ä".repeat(125) + ".ply");
+        Atomic::create(&path).unwrap().finish().unwrap();
+        assert!(path.exists());
     }
 
     #[test]
