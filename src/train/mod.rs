@@ -115,7 +115,6 @@ impl Session<'_> {
         if self.train.is_empty() {
             return Err(Error::config("data.train", "holds no scan"));
         }
-        std::fs::create_dir_all(self.output).map_err(|e| Error::io(self.output, e))?;
         let mut run = Run::new(self, resume)?;
         let total = self.config.steps(self.train.len());
         let (sender, batches) = sync_channel(PREFETCH);
@@ -174,6 +173,8 @@ impl<'a> Run<'a> {
                 ..Progress::default()
             }
         };
+        // Nothing is made before everything above has proved right.
+        std::fs::create_dir_all(session.output).map_err(|e| Error::io(session.output, e))?;
         Ok(Run {
             session,
             learner,
