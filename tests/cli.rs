@@ -5,6 +5,9 @@ mod fixtures;
 
 #[path = "cli/bench.rs"]
 mod bench;
+#[cfg(target_os = "linux")]
+#[path = "cli/disk.rs"]
+mod disk;
 #[path = "cli/faults.rs"]
 mod faults;
 #[path = "cli/forward.rs"]
@@ -17,6 +20,10 @@ mod many;
 mod segment;
 #[path = "cli/stream.rs"]
 mod stream;
+#[path = "cli/train.rs"]
+mod train;
+#[path = "cli/verify.rs"]
+mod verify;
 
 use fixtures::{cairn, fails, text};
 

@@ -125,6 +125,7 @@ fn tiny_and_degenerate_scans_work() {
     for row in [0, 17, 299] {
         holes.coord[row] = [f64::NAN; 3];
     }
+    holes.coord[17] = [f64::INFINITY, f64::NEG_INFINITY, 0.0];
     for (cloud, missing) in [(one, 0), (equal, 0), (holes, 3)] {
         let (folder, scan, weights) = workplace("in.npy", &cloud);
         let output = folder.path().join("out.npy");
