@@ -73,7 +73,8 @@ impl Architecture for CellNet {
     }
 }
 
-fn main() -> Result<()> {
+/// Public, so that a test can run the example.
+pub fn main() -> Result<()> {
     // One point per half metre of a town; classes by LAS code.
     let cloud = io::read("data/scans/ign_urban/test_data_77055_627755_LA93_IGN69.laz")?.cloud;
     let mut inputs = ["height", "intensity", "return_ratio"].map(Feature::new);

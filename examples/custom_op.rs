@@ -95,7 +95,8 @@ impl Op for Swish {
     }
 }
 
-fn main() -> Result<()> {
+/// Public, so that a test can run the example.
+pub fn main() -> Result<()> {
     // First the proof. The driver runs forward against a plain f64 version, backward against central differences of that
     // version, everything twice to see the same bits, and all of it on the GPU's emulator too where that can be loaded.
     for rows in [0, 1, 37, 5000] {

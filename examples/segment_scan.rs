@@ -7,7 +7,8 @@ use cairn::infer::shipped::Facts;
 use cairn::infer::{Options, Segmenter, Shipped};
 use cairn::io;
 
-fn main() -> cairn::Result<()> {
+/// Public, so that a test can run the example.
+pub fn main() -> cairn::Result<()> {
     // A 50 m tile of a French town, as an airborne scanner saw it. The content decides the format, not the name.
     let tile = "data/scans/ign_urban/test_data_77060_627755_LA93_IGN69.laz";
     let scan = io::read(tile)?;
