@@ -1,12 +1,16 @@
-//! Speed of the index steps: neighbours, sampling, partition, interpolation, transposed lists.
+//! Speed of the index steps: voxels, neighbours, sampling, partition, windows, interpolation, transposed lists, and all
+//! steps of a network.
 //!
 //! `cargo bench --bench geometry`; names are `step/cloud/points`. Clouds are a voxelised room (4 cm raster on walls and
 //! floor) and a ground scan by a spinning scanner, whose density varies a thousandfold; both in random order, `ordered` ones by pooling cell. The
 //! `kiddo` entries are the crate's k-d tree, built and asked in parallel for the same neighbours.
 
+use cairn::cloud::crop::sphere_crop;
+use cairn::cloud::voxel::Voxels;
 use cairn::device::random::{Random, Sequence};
 use cairn::geometry::{
-    Choice, Interpolation, Neighbors, SearchTree, farthest_points, partition, radius_neighbors,
+    Choice, Hierarchy, Interpolation, Neighbors, Ragged, SearchTree, WindowOptions, Windows,
+    farthest_points, knn, partition, radius_neighbors, stride_counts,
 };
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use rayon::prelude::*;
@@ -185,5 +189,106 @@ fn lists(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, neighbors, tree, pooling, sampling, lists);
+/// From a scan to the points that a network sees.
+fn voxels(c: &mut Criterion) {
+    let mut group = c.benchmark_group("voxels");
+    for (name, count, cloud) in clouds(&[40_000, 1_000_000]) {
+        group.throughput(Throughput::Elements(cloud.len() as u64));
+        group.bench_function(BenchmarkId::new(name, count), |b| {
+            b.iter(|| Voxels::new(black_box(&cloud), 0.1).unwrap().len());
+        });
+    }
+    group.finish();
+    let mut group = c.benchmark_group("sphere-crop");
+    for (name, count, cloud) in clouds(&[1_000_000]) {
+        group.throughput(Throughput::Elements(cloud.len() as u64));
+        group.bench_function(BenchmarkId::new(name, count), |b| {
+            b.iter(|| sphere_crop(black_box(&cloud), 0, 80_000));
+        });
+    }
+    group.finish();
+}
+
+/// Neighbours in another cloud, with the trees of both, and the table of offsets that follows.
+fn between(c: &mut Criterion) {
+    let mut group = c.benchmark_group("knn");
+    for (name, count, cloud) in clouds(&[40_000]) {
+        let ends = [0, cloud.len()];
+        let queries = &cloud[..cloud.len() / 4];
+        let query_ends = [0, queries.len()];
+        group.throughput(Throughput::Elements(queries.len() as u64));
+        group.bench_function(BenchmarkId::new(name, count), |b| {
+            b.iter(|| knn(black_box(&cloud), &ends, queries, &query_ends, NEIGHBORS));
+        });
+        let found = knn(&cloud, &ends, queries, &query_ends, NEIGHBORS).unwrap();
+        group.bench_function(BenchmarkId::new(format!("{name}-offsets"), count), |b| {
+            b.iter(|| Neighbors::from_index(NEIGHBORS, black_box(&found.index), queries, &cloud));
+        });
+        group.bench_function(BenchmarkId::new(format!("{name}-inverse"), count), |b| {
+            b.iter(|| Ragged::inverse(black_box(&found.index), cloud.len()));
+        });
+    }
+    group.finish();
+}
+
+/// Attention windows with their keys, as Stratified Transformer and as Swin has them.
+fn windows(c: &mut Criterion) {
+    let mut group = c.benchmark_group("windows");
+    for (name, count, cloud) in clouds(&[80_000]) {
+        let ends = [0, cloud.len()];
+        let size = if name == "room" { 0.16 } else { 2.0 };
+        let sampled = farthest_points(&cloud, &ends, &stride_counts(&ends, 8)).unwrap();
+        group.throughput(Throughput::Elements(cloud.len() as u64));
+        for shifted in [false, true] {
+            let step = size / 16.0;
+            let options = WindowOptions {
+                size,
+                step,
+                shifted,
+            };
+            let form = if shifted { "shifted" } else { "plain" };
+            let id = BenchmarkId::new(format!("{name}-stratified-{form}"), count);
+            group.bench_function(id, |b| {
+                b.iter(|| Windows::stratified(black_box(&cloud), &ends, options, &sampled));
+            });
+            let id = BenchmarkId::new(format!("{name}-swin-{form}"), count);
+            group.bench_function(id, |b| {
+                b.iter(|| Windows::swin(black_box(&cloud), &ends, options))
+            });
+        }
+    }
+    group.finish();
+}
+
+/// Everything that Point Transformer V2 asks for in the S3DIS configuration.
+fn network(c: &mut Criterion) {
+    let mut group = c.benchmark_group("hierarchy");
+    for (name, count, cloud) in clouds(&[40_000]) {
+        let sizes = if name == "room" {
+            [0.1, 0.2, 0.4]
+        } else {
+            [1.0, 2.0, 4.0]
+        };
+        group.throughput(Throughput::Elements(cloud.len() as u64));
+        group.bench_function(BenchmarkId::new(name, count), |b| {
+            b.iter(|| {
+                let mut points = Hierarchy::new(cloud.clone(), vec![0, cloud.len()]).unwrap();
+                points.neighbors(0, NEIGHBORS).unwrap();
+                let mut level = 0;
+                for size in sizes {
+                    let (coarse, _) = points.pool(level, size).unwrap();
+                    points.neighbors(coarse, NEIGHBORS).unwrap();
+                    points.interpolation(level, coarse).unwrap();
+                    level = coarse;
+                }
+                points.levels()
+            });
+        });
+    }
+    group.finish();
+}
+
+criterion_group!(
+    benches, voxels, neighbors, between, tree, pooling, sampling, windows, lists, network
+);
 criterion_main!(benches);

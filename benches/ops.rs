@@ -142,6 +142,29 @@ fn norms(criterion: &mut Criterion) {
     }
 }
 
+/// Ops on parameters alone: they are small, and a network has one for every attention.
+fn maps(criterion: &mut Criterion) {
+    for (n, c) in LEVELS {
+        let coord = points(n, 1);
+        let table = Neighbors::self_query(&coord, &[0, n], 16).unwrap();
+        table.moments();
+        let vector = Shape::new(1, c);
+        let shapes = [Shape::new(c, 3), vector, vector, vector, vector, vector];
+        let mut case = Case::passes(&shapes, 2, 4);
+        case.differentiable = 4;
+        let op = PositionNorm {
+            neighbors: Arc::new(table),
+            statistics: Statistics::Batch,
+            epsilon: 1e-5,
+        };
+        measure(criterion, op, &case);
+        let bytes = |values: usize| Throughput::Bytes(4 * values as u64);
+        let groups = c / 8;
+        let case = Case::new(&[vector], bytes(groups * c), bytes(3 * c));
+        measure(criterion, GroupedWeight { groups }, &case);
+    }
+}
+
 fn rows(criterion: &mut Criterion) {
     for (n, c) in LEVELS {
         let x = Shape::new(n, c);
@@ -355,6 +378,6 @@ criterion_group! {
         .sample_size(10)
         .warm_up_time(Duration::from_millis(100))
         .measurement_time(Duration::from_millis(500));
-    targets = products, norms, rows, levels, blocks, convolutions, attention, losses
+    targets = products, norms, maps, rows, levels, blocks, convolutions, attention, losses
 }
 criterion_main!(ops);
