@@ -1,4 +1,4 @@
-use crate::fixtures::{cairn, fails, path, repository, text};
+use crate::fixtures::{cairn, fails, json, path, repository, succeeds, text};
 use cairn::weights::{Tensor, Tensors, safetensors};
 use std::path::{Path, PathBuf};
 
@@ -85,4 +85,19 @@ fn damaged_and_foreign_references_are_bad_input() {
     safetensors::write(&file, &other).unwrap();
     let fault = fails(&["verify", path(&file)], 2);
     assert!(fault.contains("reference.safetensors"), "{fault}");
+}
+
+#[test]
+fn kernels_agree_with_the_reference_on_the_emulator() {
+    let devices = json(&["info", "--devices"]);
+    if devices["emulator"].is_null() || devices["nvrtc"].is_null() {
+        let required = std::env::var_os("CAIRN_REQUIRE_EMULATOR").is_some();
+        assert!(!required, "{devices}");
+        eprintln!("kernels are not tested: {devices}");
+        return;
+    }
+    for name in ["op_batchnorm_2d", "op_block_m2"] {
+        let file = repository(&format!("data/golden/ptv2/{name}.safetensors"));
+        succeeds(&["verify", path(&file), "--device", "emulator"]);
+    }
 }

@@ -6,7 +6,7 @@
 use libloading::Library;
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock};
 
 /// File names of NVRTC that cudarc asks for.
 const NVRTC: [&str; 3] = ["libnvrtc.so.13", "libnvrtc.so.12", "libnvrtc.so"];
@@ -135,36 +135,40 @@ enum Driver {
 /// What is wrong on a machine without a driver.
 pub const NO_DRIVER: &str = "there is no NVIDIA driver";
 
-static DRIVER: OnceLock<Result<Driver, String>> = OnceLock::new();
+/// Which of them this process has loaded. A search that failed leaves the way open for the other.
+static DRIVER: Mutex<Option<Driver>> = Mutex::new(None);
+
+fn claim(wanted: Driver, load: impl FnOnce() -> Result<(), String>) -> Result<(), String> {
+    let mut driver = DRIVER.lock().unwrap_or_else(|e| e.into_inner());
+    match *driver {
+        Some(loaded) if loaded == wanted => Ok(()),
+        Some(Driver::Emulator) => Err("this process already runs on the emulator".into()),
+        Some(Driver::Real) => Err("this process already uses the NVIDIA driver".into()),
+        None => {
+            load()?;
+            *driver = Some(wanted);
+            Ok(())
+        }
+    }
+}
 
 /// Makes the real driver answer.
 pub fn driver() -> Result<(), String> {
-    let loaded = DRIVER.get_or_init(|| {
+    claim(Driver::Real, || {
         // SAFETY: opens a library by name and closes it again; the driver's initialisers have no precondition.
-        if unsafe { cudarc::driver::sys::is_culib_present() } {
-            Ok(Driver::Real)
-        } else {
-            Err(NO_DRIVER.into())
+        match unsafe { cudarc::driver::sys::is_culib_present() } {
+            true => Ok(()),
+            false => Err(NO_DRIVER.into()),
         }
-    });
-    match loaded {
-        Ok(Driver::Real) => Ok(()),
-        Ok(Driver::Emulator) => Err("this process already runs on the emulator".into()),
-        Err(fault) => Err(fault.clone()),
-    }
+    })
 }
 
 /// Makes the emulator answer.
 pub fn emulator() -> Result<(), String> {
-    match DRIVER.get_or_init(load_emulator) {
-        Ok(Driver::Emulator) => Ok(()),
-        Ok(Driver::Real) => Err("this process already uses the NVIDIA driver".into()),
-        // A search for the real driver may have failed before; the emulator is then out of reach in this process.
-        Err(fault) => Err(fault.clone()),
-    }
+    claim(Driver::Emulator, load_emulator)
 }
 
-fn load_emulator() -> Result<Driver, String> {
+fn load_emulator() -> Result<(), String> {
     let file = emulator_file()?;
     keep_loaded(&file)?;
     // SAFETY: only loads; the address of a symbol is compared, nothing is called.
@@ -174,7 +178,7 @@ fn load_emulator() -> Result<Driver, String> {
         cudarc::driver::sys::is_culib_present() && open(cudarc::driver::sys::culib()) == ours
     };
     if same {
-        return Ok(Driver::Emulator);
+        return Ok(());
     }
     Err(format!(
         "{} does not stand in for the driver library; a driver library on the system comes before it",
