@@ -109,7 +109,7 @@ fn learn(learner: &mut Learner, batch: Batch, step: u64) -> Outcome {
 fn try_learn(learner: &mut Learner, batch: Batch, step: u64) -> cairn::Result<Outcome> {
     let geometry = learner
         .network
-        .geometry(&batch.coord, &batch.offsets)
+        .geometry(Device::Cpu, &batch.coord, &batch.offsets)
         .unwrap();
     let at = At {
         step,
@@ -143,7 +143,7 @@ fn trained(network: &Value) -> Learner {
 fn logits(learner: &mut Learner, batch: &Batch) -> Vec<f32> {
     let geometry = learner
         .network
-        .geometry(&batch.coord, &batch.offsets)
+        .geometry(Device::Cpu, &batch.coord, &batch.offsets)
         .unwrap();
     let mut graph = Graph::new(&learner.params, Mode::Inference, Random::new(0, 0));
     let feat = graph

@@ -57,7 +57,7 @@ or from official checkpoints through `cairn convert`; give them with --weights.
 #[derive(Debug, Clone, clap::Args)]
 #[command(next_help_heading = "Options of every command")]
 pub struct Global {
-    /// Where to compute: `auto` takes the processor, as networks do not run on GPUs yet; `cuda:1` the second GPU;
+    /// Where to compute: `auto` takes the processor, as nothing has run on a real GPU yet; `cuda:1` the second GPU;
     /// `emulator` runs the GPU's kernels on the processor, checked and slow
     #[arg(
         long,
@@ -141,7 +141,7 @@ impl Global {
         self.note(match (self.device, cuda::probed()) {
             (Device::Cpu, Some(Err(reason))) => format!("device: cpu, {host} (no GPU: {reason})"),
             (Device::Cpu, Some(Ok(card))) => {
-                format!("device: cpu, {host} ({card} is there, but networks do not run on it yet)")
+                format!("device: cpu, {host} ({card} is there: --device cuda tries it)")
             }
             (Device::Cpu, _) => format!("device: cpu, {host}"),
             (device, _) => format!("device: {device}; {host}"),
