@@ -10,8 +10,8 @@
 use cairn::device::random::{Random, Sequence};
 use cairn::device::{Array, Device};
 use cairn::geometry::{
-    Choice, Interpolation, Neighbors, Ragged, SearchTree, WindowOptions, Windows, farthest_points,
-    radius_neighbors, ratio_counts, stride_counts,
+    Choice, Hierarchy, Interpolation, Neighbors, Ragged, SearchTree, WindowOptions, Windows,
+    farthest_points, partition, radius_neighbors, ratio_counts, stride_counts,
 };
 use cairn::graph::{Executor, Gradients, Graph, Layout, Mode, Op, Params, Phase, Shape};
 use cairn::ops::*;
@@ -76,6 +76,9 @@ fn measure(criterion: &mut Criterion, op: impl Op + 'static, case: &Case) {
         (Phase::Forward, "forward", &case.forward),
         (Phase::Backward, "backward", &case.backward),
     ] {
+        if phase == Phase::Backward && case.differentiable == 0 {
+            continue;
+        }
         let mut group = criterion.benchmark_group(format!("{name}/{label}/cpu"));
         group.throughput(throughput.clone());
         group.bench_function(&case.size, |bench| {
@@ -350,6 +353,108 @@ fn attention(criterion: &mut Criterion) {
     }
 }
 
+/// Neighbours, points, channels and groups of the four levels of Point Transformer V2, points in the order of the
+/// clusters that they are pooled to.
+fn vector_levels() -> Vec<(Arc<Neighbors>, usize, usize, usize)> {
+    let coord = room(40_000);
+    let clusters = partition::grid(&coord, &[0, coord.len()], 0.1).unwrap();
+    let coord: Vec<_> = clusters
+        .order()
+        .iter()
+        .map(|row| coord[*row as usize])
+        .collect();
+    let offsets = vec![0, coord.len()];
+    let mut levels = Hierarchy::new(coord, offsets).unwrap();
+    let mut level = 0;
+    let mut all = Vec::new();
+    for (channels, size) in [(48, 0.1), (96, 0.2), (192, 0.4), (384, 0.8)] {
+        let neighbors = levels.neighbors(level, 16).unwrap();
+        neighbors.transposed();
+        let points = neighbors.queries;
+        all.push((neighbors, points, channels, channels / 8));
+        level = levels.pool(level, size).unwrap().0;
+    }
+    all
+}
+
+/// Grouped vector attention: the fused form of inference, and the pair of training with the position multiplier.
+/// Operations: two a pair for each of 3·C (the hidden layer) and G·C (each product with it), and those per point.
+fn vector_attention(criterion: &mut Criterion) {
+    for (neighbors, n, c, g) in vector_levels() {
+        let (m, channels) = (n * 16, Shape::new(1, c));
+        let (per_group, per_point) = (Shape::new(n, g), Shape::new(n, c));
+        let (position, square) = (Shape::new(c, 4), Shape::new(c, c));
+        let (mix, constant) = (Shape::new(g, g), Shape::new(1, g));
+        let elements = |flops: usize| Throughput::Elements(2 * flops as u64);
+        let (hidden, layer) = (m * 3 * c, m * g * c);
+        let (mixed, weighted, projected) = (m * g * g, m * c, n * c * c);
+        let case = |inputs: &[Shape], forward, backward| Case {
+            size: format!("{n}x{c}"),
+            ..Case::new(inputs, elements(forward), elements(backward))
+        };
+
+        let inputs = [per_group, per_group, position, Shape::new(g, c), constant];
+        let relation = case(&inputs, hidden + layer, hidden + 2 * layer + m * 4 * c);
+        let op = Relation {
+            neighbors: neighbors.clone(),
+        };
+        measure(criterion, op, &relation);
+
+        let inputs = [
+            Shape::new(m, g),
+            Shape::new(2, g),
+            mix,
+            constant,
+            per_point,
+            position,
+            square,
+            channels,
+        ];
+        let attend = mixed + weighted + hidden + layer + projected;
+        let backward = hidden + 3 * layer + m * 4 * c + 2 * (mixed + weighted + projected);
+        let op = Aggregate {
+            neighbors: neighbors.clone(),
+            groups: g,
+            rate: 0.0,
+        };
+        measure(criterion, op, &case(&inputs, attend, backward));
+
+        let packed = VectorAttention::packed_shape(c, g);
+        let inputs = [
+            per_group,
+            per_group,
+            constant,
+            mix,
+            constant,
+            per_point,
+            channels,
+            position,
+            Shape::new(g, c),
+            packed,
+            channels,
+        ];
+        let mut fused = case(&inputs, hidden + layer + attend, 0);
+        fused.differentiable = 0;
+        let op = VectorAttention {
+            neighbors: neighbors.clone(),
+            groups: g,
+        };
+        measure(criterion, op, &fused);
+
+        let inputs = [
+            per_point,
+            per_point,
+            position,
+            square,
+            channels,
+            Shape::new(g, c),
+        ];
+        let direct = hidden + m * c * c + m * c + layer;
+        let multiplied = case(&inputs, direct, direct + 2 * (m * c * c + layer));
+        measure(criterion, RelationMultiplier { neighbors }, &multiplied);
+    }
+}
+
 fn losses(criterion: &mut Criterion) {
     for (n, c) in [(40_000, 13), (100_000, 20)] {
         let x = Shape::new(n, c);
@@ -378,6 +483,6 @@ criterion_group! {
         .sample_size(10)
         .warm_up_time(Duration::from_millis(100))
         .measurement_time(Duration::from_millis(500));
-    targets = products, norms, maps, rows, levels, blocks, convolutions, attention, losses
+    targets = products, norms, maps, rows, levels, blocks, convolutions, attention, vector_attention, losses
 }
 criterion_main!(ops);
