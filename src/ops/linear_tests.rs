@@ -1,0 +1,61 @@
+use super::*;
+use crate::graph::check::Check;
+
+fn naive(x: &[Vec<f64>], [n, i, o]: [usize; 3], bias: bool, residual: bool) -> Vec<f64> {
+    let mut y = vec![0.0; n * o];
+    for row in 0..n {
+        for out in 0..o {
+            let dot: f64 = (0..i).map(|k| x[0][row * i + k] * x[1][out * i + k]).sum();
+            let shift = if bias { x[2][out] } else { 0.0 };
+            let extra = if residual {
+                x[x.len() - 1][row * o + out]
+            } else {
+                0.0
+            };
+            y[row * o + out] = dot + shift + extra;
+        }
+    }
+    y
+}
+
+#[test]
+fn every_form_matches_naive() {
+    for [n, i, o] in [
+        [0, 3, 4],
+        [1, 5, 2],
+        [37, 6, 9],
+        [2100, 7, 5],
+        [300, 48, 13],
+        [4133, 5, 3],
+    ] {
+        let dims = [n, i, o];
+        Check::new(Linear::new(false))
+            .input(n, i)
+            .input(o, i)
+            .run(|x| vec![naive(x, dims, false, false)]);
+        Check::new(Linear::new(true))
+            .input(n, i)
+            .input(o, i)
+            .input(1, o)
+            .run(|x| vec![naive(x, dims, true, false)]);
+    }
+    let relu = |y: Vec<f64>| vec![y.into_iter().map(|y| y.max(0.0)).collect()];
+    let dims = [37, 6, 9];
+    Check::new(Linear::with_relu(true))
+        .input(37, 6)
+        .input(9, 6)
+        .input(1, 9)
+        .run(|x| relu(naive(x, dims, true, false)));
+    Check::new(Linear::with_add_relu(true))
+        .input(37, 6)
+        .input(9, 6)
+        .input(1, 9)
+        .input(37, 9)
+        .run(|x| relu(naive(x, dims, true, true)));
+}
+
+#[test]
+fn shapes_that_do_not_fit_are_named() {
+    let error = Linear::new(true).plan(&[Shape::new(2, 3), Shape::new(4, 5), Shape::new(1, 4)]);
+    assert!(error.unwrap_err().to_string().contains("[4, 5]"));
+}

@@ -1,0 +1,74 @@
+use super::*;
+use crate::graph::check::Check;
+use crate::ops::pairs::fixtures::{Table, WIDTHS, case, tables};
+
+fn naive(table: &Table, groups: usize, x: &[Vec<f64>]) -> Vec<Vec<f64>> {
+    let (constant, bias) = match x {
+        [_, _, p, m, c] => (c, Some((p, m))),
+        [_, _, c] => (c, None),
+        _ => panic!("three or five inputs"),
+    };
+    let mut e = vec![0.0; table.pairs() * groups];
+    for (pair, e) in e.chunks_exact_mut(groups).enumerate() {
+        let h = bias.map(|(p, _)| table.hidden(p, pair));
+        for (g, e) in e.iter_mut().enumerate() {
+            let query = pair / table.neighbors.k * groups + g;
+            *e = constant[g] - x[1][query];
+            *e += table.row(pair).map_or(0.0, |j| x[0][j * groups + g]);
+            if let (Some(h), Some((_, m))) = (&h, bias) {
+                let m = &m[g * h.len()..];
+                *e += h.iter().zip(m).map(|(h, m)| h * m).sum::<f64>();
+            }
+        }
+    }
+    vec![e]
+}
+
+fn check(table: &Table, [channels, groups]: [usize; 2], has_bias: bool) {
+    let points = table.points();
+    let neighbors = table.neighbors.clone();
+    let mut check = Check::new(Relation { neighbors })
+        .input(points, groups)
+        .input(points, groups);
+    if has_bias {
+        check = check.input(channels, 4).input(groups, channels);
+    }
+    let groups_of = |x: &[Vec<f64>]| x[x.len() - 1].len();
+    check
+        .input(1, groups)
+        .run(|x| naive(table, groups_of(x), x));
+}
+
+#[test]
+fn matches_naive_for_every_width_and_number_of_neighbors() {
+    for k in [1, 5, 16, 17] {
+        for widths in WIDTHS {
+            check(&case(k, widths).0, widths, true);
+        }
+    }
+}
+
+#[test]
+fn matches_naive_for_ragged_batches() {
+    for table in tables() {
+        check(&table, [24, 6], true);
+        check(&table, [6, 6], false);
+    }
+}
+
+#[test]
+fn shapes_that_differ_are_rejected() {
+    let (table, _) = case(5, [24, 6]);
+    let neighbors = table.neighbors;
+    let op = Relation { neighbors };
+    let (rows, one) = (Shape::new(37, 6), Shape::new(1, 6));
+    let (p, m) = (Shape::new(24, 4), Shape::new(6, 24));
+    assert!(op.plan(&[rows, rows, p, m, one]).is_ok());
+    assert!(op.plan(&[rows, rows, m, p, one]).is_err());
+    assert!(op.plan(&[rows, Shape::new(36, 6), p, m, one]).is_err());
+    assert!(
+        op.plan(&[rows, rows, Shape::new(25, 4), Shape::new(6, 25), one])
+            .is_err()
+    );
+    assert!(op.plan(&[rows, rows, one, one]).is_err());
+}
