@@ -97,7 +97,14 @@ pub fn main() -> Result<()> {
     let mut params = Params::initial(layout.into(), Device::Cpu, 1)?;
     let mut gradients = Gradients::new(params.layout().clone(), Device::Cpu)?;
     let trained = params.layout().trained().into();
-    let mut optimizer = AdamW::new(params.values().len(), trained, 0.999, 1e-8, 0.01);
+    let mut optimizer = AdamW::new(
+        Device::Cpu,
+        params.values().len(),
+        trained,
+        0.999,
+        1e-8,
+        0.01,
+    )?;
     let mut executor = Executor::new(Device::Cpu);
     // No index depends on a feature, so one geometry serves all steps.
     let offsets = [0, points.len()];
@@ -111,7 +118,7 @@ pub fn main() -> Result<()> {
         graph.seed(loss, Array::from(vec![1.0]))?;
         graph.keep(loss);
         graph.keep(logits);
-        gradients.clear();
+        gradients.clear()?;
         let run = executor.run(&graph, Some(&mut gradients))?;
         if step % 50 == 0 {
             let (right, known) = score(run.read(logits), &target);
@@ -123,10 +130,10 @@ pub fn main() -> Result<()> {
         drop(graph);
         let (lr, momentum) = (0.01, 0.9);
         optimizer.step(
-            params.values_mut(),
-            gradients.values(),
+            params.memory_mut(),
+            gradients.memory(),
             Rate { lr, momentum },
-        );
+        )?;
     }
     Ok(())
 }

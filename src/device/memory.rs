@@ -160,6 +160,31 @@ impl Memory {
         })
     }
 
+    /// A block that holds `values`.
+    ///
+    /// # Errors
+    /// As [`Memory::new`].
+    pub fn of(device: Device, values: &[f32]) -> Result<Self> {
+        let mut memory = Memory::new(device, values.len())?;
+        memory.host_mut().copy_from_slice(values);
+        Ok(memory)
+    }
+
+    /// Sets every word to zero, where they are.
+    ///
+    /// # Errors
+    /// Faults of the GPU.
+    pub fn clear(&mut self) -> Result<()> {
+        match &mut self.place {
+            Place::Host(_) => self.host_mut().fill(0.0),
+            Place::Cuda(mirrored) => {
+                mirrored.cuda.zero(mirrored.base, self.words)?;
+                mirrored.wrote(Newest::Cuda);
+            }
+        }
+        Ok(())
+    }
+
     /// Number of 32-bit words.
     pub fn len(&self) -> usize {
         self.words
@@ -213,6 +238,23 @@ impl Memory {
         self.block().map(|_| ())
     }
 
+    /// Whether the host side is current without a copy.
+    #[cfg(test)]
+    pub fn is_on_host(&self) -> bool {
+        match &self.place {
+            Place::Host(_) => true,
+            Place::Cuda(mirrored) => {
+                *mirrored.newest.lock().unwrap_or_else(|e| e.into_inner()) != Newest::Cuda
+            }
+        }
+    }
+
+    /// Whether a GPU's words were ever on the host.
+    #[cfg(test)]
+    pub fn has_mirror(&self) -> bool {
+        matches!(&self.place, Place::Cuda(mirrored) if mirrored.mirror.get().is_some())
+    }
+
     /// The words as a host slice. On the CPU this is the block itself.
     ///
     /// # Panics
@@ -256,6 +298,11 @@ mod tests {
             m.host_mut()[0] = 3.0;
             m.address_mut().unwrap();
             assert_eq!((m.host()[0], m.host()[99]), (3.0, 2.0));
+            m.host_mut()[1] = 4.0;
+            m.clear().unwrap();
+            m.address().unwrap();
+            assert!(m.host().iter().all(|x| *x == 0.0));
+            assert_eq!(Memory::of(device, &[1.0, 2.0]).unwrap().host(), [1.0, 2.0]);
         }
     }
 

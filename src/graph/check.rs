@@ -372,9 +372,7 @@ impl Buffers {
 }
 
 fn filled(device: Device, values: &[f32]) -> Result<Memory> {
-    let mut memory = Memory::new(device, values.len())?;
-    memory.host_mut().copy_from_slice(values);
-    Ok(memory)
+    Memory::of(device, values)
 }
 
 fn poison(device: Device, words: usize) -> Result<Memory> {

@@ -326,11 +326,19 @@ impl Params {
 
     /// All values for writing; forgets what was derived from them.
     pub fn values_mut(&mut self) -> &mut [f32] {
-        self.derived
-            .get_mut()
-            .unwrap_or_else(|e| e.into_inner())
-            .clear();
-        self.values.host_mut()
+        self.memory_mut().host_mut()
+    }
+
+    /// All values where they are, laid out as [`Params::values`].
+    pub fn memory(&self) -> &Memory {
+        &self.values
+    }
+
+    /// As [`Params::memory`], for writing; forgets what was derived from them.
+    pub fn memory_mut(&mut self) -> &mut Memory {
+        let derived = self.derived.get_mut();
+        derived.unwrap_or_else(|e| e.into_inner()).clear();
+        &mut self.values
     }
 
     /// Something computed from the values (a folded weight), once: `compute` runs when `key` is asked for the first
@@ -357,9 +365,7 @@ impl Params {
 
     /// Address of the values on the device, for writing; forgets what was derived from them.
     pub(crate) fn address_mut(&mut self) -> Result<usize> {
-        let derived = self.derived.get_mut();
-        derived.unwrap_or_else(|e| e.into_inner()).clear();
-        self.values.address_mut()
+        self.memory_mut().address_mut()
     }
 }
 
@@ -388,8 +394,21 @@ impl Gradients {
     }
 
     /// Sets every gradient to zero: once per optimizer step, so that several batches can accumulate.
-    pub fn clear(&mut self) {
-        self.values.host_mut().fill(0.0);
+    ///
+    /// # Errors
+    /// Faults of a GPU.
+    pub fn clear(&mut self) -> Result<()> {
+        self.values.clear()
+    }
+
+    /// All gradients where they are, laid out as [`Gradients::values`].
+    pub fn memory(&self) -> &Memory {
+        &self.values
+    }
+
+    /// As [`Gradients::memory`], for writing.
+    pub fn memory_mut(&mut self) -> &mut Memory {
+        &mut self.values
     }
 
     /// Gradient of one tensor.

@@ -1,23 +1,68 @@
 //! Length of a gradient, and its limit.
 
+use super::{PIECE, address, address_mut, read};
+use crate::Result;
+use crate::device::cuda::{Grid, args, kernels};
+use crate::device::{Device, Gpu, Memory};
 use rayon::prelude::*;
 
-/// Euclidean norm, summed in f64 over fixed pieces.
-pub fn norm(gradients: &[f32]) -> f64 {
+kernels!("clip");
+
+/// Threads of a block in `kernels/clip.cu`.
+const THREADS: u32 = 256;
+
+/// Euclidean norm, summed in f64 over fixed pieces. On a GPU only the norm itself comes to the host.
+///
+/// # Errors
+/// Faults of a GPU.
+pub fn norm(gradients: &Memory) -> Result<f64> {
+    match gradients.device() {
+        Device::Cpu => Ok(norm_on_cpu(gradients.host())),
+        Device::Cuda(gpu) => norm_on(gpu, gradients),
+    }
+}
+
+fn norm_on_cpu(gradients: &[f32]) -> f64 {
     let partials: Vec<f64> = gradients
-        .par_chunks(super::PIECE)
+        .par_chunks(PIECE)
         .map(|piece| piece.iter().map(|g| f64::from(*g) * f64::from(*g)).sum())
         .collect();
     partials.iter().sum::<f64>().sqrt()
 }
 
+fn norm_on(gpu: Gpu, gradients: &Memory) -> Result<f64> {
+    let device = Device::Cuda(gpu);
+    let words = gradients.len();
+    let count = words.div_ceil(PIECE);
+    let (mut squares, mut length) = (Memory::new(device, 2 * count)?, Memory::new(device, 2)?);
+    let parts = address_mut(&mut squares)?;
+    let args = args![address(gradients)?, words, PIECE, parts];
+    gpu.launch(&KERNELS, "clip_squares", Grid::new(count, THREADS), args)?;
+    let args = args![parts, count, address_mut(&mut length)?];
+    gpu.launch(&KERNELS, "clip_length", Grid::new(1, THREADS), args)?;
+    Ok(bytemuck::cast_slice(read(&length)?)[0])
+}
+
 /// Shortens `gradients` of norm `length` to at most `limit`, as PyTorch's `clip_grad_norm_`.
-pub fn clip(gradients: &mut [f32], length: f64, limit: f64) {
+///
+/// # Errors
+/// Faults of a GPU.
+pub fn clip(gradients: &mut Memory, length: f64, limit: f64) -> Result<()> {
     let factor = limit / (length + 1e-6);
-    if factor < 1.0 {
-        let factor = factor as f32;
-        gradients
-            .par_chunks_mut(super::PIECE)
-            .for_each(|piece| piece.iter_mut().for_each(|g| *g *= factor));
+    let is_longer = factor < 1.0;
+    if !is_longer {
+        return Ok(());
     }
+    let (factor, words) = (factor as f32, gradients.len());
+    match gradients.device() {
+        Device::Cpu => gradients
+            .host_mut()
+            .par_chunks_mut(PIECE)
+            .for_each(|piece| piece.iter_mut().for_each(|g| *g *= factor)),
+        Device::Cuda(gpu) => {
+            let args = args![factor, words, address_mut(gradients)?];
+            gpu.launch(&KERNELS, "clip_shorten", Grid::strided(words), args)?;
+        }
+    }
+    Ok(())
 }

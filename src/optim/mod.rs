@@ -1,8 +1,9 @@
 //! Optimizers, learning-rate schedules, gradient clipping and the moving average of weights.
 //!
-//! Everything runs over flat lists laid out as [`crate::graph::Params::values`]; [`Trained`] says which ranges the optimizer
-//! may move (running statistics and padding stay out) and at what share of the rate. Work is cut into pieces that depend on the layout only, so results
-//! have the same bits on any number of threads.
+//! Everything runs over flat lists laid out as [`crate::graph::Params::values`], on the device that holds them: in training
+//! on a GPU, parameters, gradients, moments and averages stay there. [`Trained`] says which ranges the optimizer may move
+//! (running statistics and padding stay out) and at what share of the rate. Work is cut into pieces that depend on the
+//! layout only, so results have the same bits on any number of threads.
 //!
 //! | item | what it does |
 //! |---|---|
@@ -18,18 +19,19 @@ mod average;
 mod clip;
 mod schedule;
 mod sgd;
+mod trained;
 
 pub use adamw::AdamW;
 pub use average::Average;
 pub use clip::{clip, norm};
 pub use schedule::Schedule;
 pub use sgd::Sgd;
+pub use trained::{Group, Trained, check_groups};
 
-use crate::graph::{Layout, ParamKind};
+use crate::device::{Device, Memory, Pointer};
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::fmt::Debug;
-use std::ops::Range;
 
 /// Most values in a piece of parallel work.
 const PIECE: usize = 1 << 14;
@@ -43,89 +45,22 @@ pub struct Rate {
     pub momentum: f64,
 }
 
-/// Parameters that learn at another rate than the rest, as written in a configuration.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Group {
-    /// Part of the names of the group's parameters.
-    pub contains: String,
-    /// Factor on the rate.
-    pub lr: f64,
-}
-
-/// The ranges of a flat list that an optimizer moves, ascending, each with its factor on the rate.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct Trained(Vec<(Range<usize>, f64)>);
-
-impl Trained {
-    /// The trained tensors of a layout. A tensor that several groups name belongs to the first of them.
-    pub fn of(layout: &Layout, groups: &[Group]) -> Trained {
-        let mut trained = Vec::new();
-        for spec in layout.specs() {
-            let id = layout
-                .find(&spec.name)
-                .filter(|_| spec.kind == ParamKind::Weight);
-            let group = groups.iter().find(|g| spec.name.contains(&g.contains));
-            trained.extend(id.map(|id| (layout.range(id), group.map_or(1.0, |g| g.lr))));
-        }
-        Trained(trained)
-    }
-
-    /// The factor on the rate of every piece that [`pieces`] gives.
-    fn factors(&self) -> Vec<f64> {
-        let pieces = |(range, factor): &(Range<usize>, f64)| {
-            std::iter::repeat_n(*factor, range.len().div_ceil(PIECE))
-        };
-        self.0.iter().flat_map(pieces).collect()
-    }
-}
-
-impl FromIterator<Range<usize>> for Trained {
-    fn from_iter<I: IntoIterator<Item = Range<usize>>>(ranges: I) -> Self {
-        Trained(ranges.into_iter().map(|range| (range, 1.0)).collect())
-    }
-}
-
-impl From<Vec<Range<usize>>> for Trained {
-    fn from(ranges: Vec<Range<usize>>) -> Self {
-        ranges.into_iter().collect()
-    }
-}
-
-/// Checks the groups of a configuration against the parameters of its network.
-///
-/// # Errors
-/// A factor that is not a positive number, a group that no parameter belongs to.
-pub fn check_groups(groups: &[Group], layout: &Layout) -> Result<()> {
-    for group in groups {
-        if !(group.lr.is_finite() && group.lr > 0.0) {
-            return Err(Error::config(
-                "groups.lr",
-                format!("{} must be above 0", group.lr),
-            ));
-        }
-        if !layout
-            .specs()
-            .iter()
-            .any(|s| s.name.contains(&group.contains))
-        {
-            let fault = format!("no parameter's name contains {:?}", group.contains);
-            return Err(Error::config("groups.contains", fault));
-        }
-    }
-    Ok(())
-}
-
 /// An update rule with its state.
 pub trait Optimizer: Debug + Send {
-    /// Moves `values` by one step along `gradients`. Both have the length given at construction.
-    fn step(&mut self, values: &mut [f32], gradients: &[f32], rate: Rate);
+    /// Moves `values` by one step along `gradients`. Both have the length and lie on the device given at construction.
+    ///
+    /// # Errors
+    /// Faults of a GPU.
+    fn step(&mut self, values: &mut Memory, gradients: &Memory, rate: Rate) -> Result<()>;
 
     /// Number of steps taken.
     fn steps(&self) -> u64;
 
     /// The state's lists with their names, each as long as the values.
-    fn state(&self) -> Vec<(&'static str, &[f32])>;
+    ///
+    /// # Errors
+    /// Faults of a GPU.
+    fn state(&self) -> Result<Vec<(&'static str, &[f32])>>;
 
     /// Takes up a state that [`Optimizer::state`] and [`Optimizer::steps`] gave; `find` returns the list of a name.
     ///
@@ -236,49 +171,58 @@ impl OptimizerConfig {
         Ok(())
     }
 
-    /// The optimizer for `words` values of which `trained` are moved.
-    pub fn build(&self, words: usize, trained: Trained) -> Box<dyn Optimizer> {
-        match *self {
+    /// The optimizer for `words` values on `device` of which `trained` are moved.
+    ///
+    /// # Errors
+    /// The device has not enough memory.
+    pub fn build(
+        &self,
+        device: Device,
+        words: usize,
+        trained: Trained,
+    ) -> Result<Box<dyn Optimizer>> {
+        Ok(match *self {
             OptimizerConfig::AdamW {
                 betas,
                 eps,
                 weight_decay,
                 ..
-            } => Box::new(AdamW::new(words, trained, betas[1], eps, weight_decay)),
+            } => Box::new(AdamW::new(
+                device,
+                words,
+                trained,
+                betas[1],
+                eps,
+                weight_decay,
+            )?),
             OptimizerConfig::Sgd {
                 nesterov,
                 weight_decay,
                 ..
-            } => Box::new(Sgd::new(words, trained, nesterov, weight_decay)),
-        }
+            } => Box::new(Sgd::new(device, words, trained, nesterov, weight_decay)?),
+        })
     }
 }
 
-/// Cuts the ranges of `trained` (ascending, apart) out of `list`, in pieces of at most [`PIECE`] values.
-fn pieces_mut<'a>(list: &'a mut [f32], trained: &Trained) -> Vec<&'a mut [f32]> {
-    let mut pieces = Vec::new();
-    let (mut rest, mut start) = (list, 0);
-    for (range, _) in &trained.0 {
-        let (_, tail) = rest.split_at_mut(range.start - start);
-        let (part, tail) = tail.split_at_mut(range.len());
-        pieces.extend(part.chunks_mut(PIECE));
-        (rest, start) = (tail, range.end);
-    }
-    pieces
+/// A list where it is now, brought to the host.
+fn read(list: &Memory) -> Result<&[f32]> {
+    list.fetch()?;
+    Ok(list.host())
 }
 
-/// As [`pieces_mut`], for reading.
-fn pieces<'a>(list: &'a [f32], trained: &Trained) -> Vec<&'a [f32]> {
-    trained
-        .0
-        .iter()
-        .flat_map(|(range, _)| list[range.clone()].chunks(PIECE))
-        .collect()
+/// Address of a list on a GPU, for reading.
+fn address(list: &Memory) -> Result<Pointer> {
+    Ok(Pointer(list.address()? as u64))
+}
+
+/// Address of a list on a GPU, for writing.
+fn address_mut(list: &mut Memory) -> Result<Pointer> {
+    Ok(Pointer(list.address_mut()? as u64))
 }
 
 /// Replaces `slot` by the stored list `name`.
 fn restore_list(
-    slot: &mut Vec<f32>,
+    slot: &mut Memory,
     name: &str,
     find: &dyn Fn(&str) -> Result<Vec<f32>>,
 ) -> Result<()> {
@@ -289,7 +233,7 @@ fn restore_list(
             format!("{} values where {} are needed", stored.len(), slot.len()),
         ));
     }
-    *slot = stored;
+    slot.host_mut().copy_from_slice(&stored);
     Ok(())
 }
 

@@ -2,6 +2,9 @@
 
 use super::*;
 use crate::cloud::tests::golden;
+use crate::device::Device;
+use crate::graph::Layout;
+use crate::graph::check::devices;
 
 fn adamw() -> OptimizerConfig {
     OptimizerConfig::AdamW {
@@ -23,23 +26,41 @@ fn assert_near(found: &[f32], expected: &[f32], what: &str) {
     }
 }
 
+/// Every rule on every device.
+fn rules() -> Vec<(Device, OptimizerConfig)> {
+    let sgd = |nesterov| OptimizerConfig::Sgd {
+        lr: 0.1,
+        momentum: 0.9,
+        nesterov,
+        weight_decay: 0.1,
+    };
+    let all = [adamw(), sgd(false), sgd(true)];
+    let on = |device| all.into_iter().map(move |config| (device, config));
+    devices().into_iter().flat_map(on).collect()
+}
+
+fn whole(count: usize) -> Trained {
+    std::iter::once(0..count).collect()
+}
+
 #[test]
 fn adamw_matches_the_reference_file() {
+    for device in devices() {
+        adamw_matches_on(device);
+    }
+}
+
+fn adamw_matches_on(device: Device) {
     let file = golden("op_adamw_schedule");
     for tensor in 0..2 {
-        let mut values = file.f32(&format!("p{tensor}.0"));
+        let mut values = Memory::of(device, &file.f32(&format!("p{tensor}.0"))).unwrap();
         let count = values.len();
-        let mut rule = AdamW::new(
-            count,
-            std::iter::once(0..count).collect(),
-            0.999,
-            1e-8,
-            0.05,
-        );
+        let mut rule = AdamW::new(device, count, whole(count), 0.999, 1e-8, 0.05).unwrap();
         for step in 1..=5 {
-            let gradients = file.f32(&format!("g{tensor}.{step}"));
-            rule.step(&mut values, &gradients, adamw().base());
-            assert_near(&values, &file.f32(&format!("p{tensor}.{step}")), "value");
+            let gradients = Memory::of(device, &file.f32(&format!("g{tensor}.{step}"))).unwrap();
+            rule.step(&mut values, &gradients, adamw().base()).unwrap();
+            let expected = file.f32(&format!("p{tensor}.{step}"));
+            assert_near(values.host(), &expected, "value");
             assert_near(
                 &rule.mean_and_square().0,
                 &file.f32(&format!("m{tensor}.{step}")),
@@ -56,7 +77,7 @@ fn adamw_matches_the_reference_file() {
 
 impl AdamW {
     fn mean_and_square(&self) -> (Vec<f32>, Vec<f32>) {
-        let state = self.state();
+        let state = self.state().unwrap();
         (state[0].1.to_vec(), state[1].1.to_vec())
     }
 }
@@ -133,18 +154,14 @@ fn groups_move_at_their_own_rate() {
         lr: 0.1,
     }];
     check_groups(&groups, &layout).unwrap();
-    for config in [
-        adamw(),
-        OptimizerConfig::Sgd {
-            lr: 0.1,
-            momentum: 0.9,
-            nesterov: false,
-            weight_decay: 0.1,
-        },
-    ] {
-        let mut values = vec![1.0f32; layout.words()];
-        let mut rule = config.build(layout.words(), Trained::of(&layout, &groups));
-        rule.step(&mut values, &vec![1.0; layout.words()], config.base());
+    for (device, config) in rules() {
+        let words = layout.words();
+        let mut values = Memory::of(device, &vec![1.0; words]).unwrap();
+        let gradients = Memory::of(device, &vec![1.0; words]).unwrap();
+        let trained = Trained::of(&layout, &groups);
+        let mut rule = config.build(device, words, trained).unwrap();
+        rule.step(&mut values, &gradients, config.base()).unwrap();
+        let values = values.host();
         let moved = |id| 1.0 - values[layout.range(id)][0];
         assert!((moved(slow) / moved(fast) - 0.1).abs() < 1e-3, "{config:?}");
         let all = &values[layout.range(slow)];
@@ -228,12 +245,16 @@ fn sgd_follows_its_formula() {
         momentum: 0.5,
     };
     for (nesterov, expected) in [(false, [0.88, 0.7224]), (true, [0.82, 0.6454])] {
-        let mut p = [1.0f32];
-        let mut rule = Sgd::new(1, std::iter::once(0..1).collect(), nesterov, 0.2);
-        rule.step(&mut p, &[1.0], rate);
-        assert!((p[0] - expected[0]).abs() < 1e-6, "{nesterov}: {}", p[0]);
-        rule.step(&mut p, &[0.8], rate);
-        assert!((p[0] - expected[1]).abs() < 1e-6, "{nesterov}: {}", p[0]);
+        for device in devices() {
+            let mut p = Memory::of(device, &[1.0]).unwrap();
+            let mut rule = Sgd::new(device, 1, whole(1), nesterov, 0.2).unwrap();
+            for (gradient, expected) in [1.0, 0.8].into_iter().zip(expected) {
+                let gradient = Memory::of(device, &[gradient]).unwrap();
+                rule.step(&mut p, &gradient, rate).unwrap();
+                let found = p.host()[0];
+                assert!((found - expected).abs() < 1e-6, "{nesterov}: {found}");
+            }
+        }
     }
 }
 
@@ -241,18 +262,12 @@ fn sgd_follows_its_formula() {
 fn only_trained_ranges_move() {
     let words = 3 * PIECE + 100;
     let trained = vec![5..10, 50..2 * PIECE, words - 3..words];
-    for config in [
-        adamw(),
-        OptimizerConfig::Sgd {
-            lr: 0.1,
-            momentum: 0.9,
-            nesterov: true,
-            weight_decay: 0.1,
-        },
-    ] {
-        let mut values = vec![1.0; words];
-        let mut rule = config.build(words, trained.clone().into());
-        rule.step(&mut values, &vec![1.0; words], config.base());
+    for (device, config) in rules() {
+        let mut values = Memory::of(device, &vec![1.0; words]).unwrap();
+        let gradients = Memory::of(device, &vec![1.0; words]).unwrap();
+        let mut rule = config.build(device, words, trained.clone().into()).unwrap();
+        rule.step(&mut values, &gradients, config.base()).unwrap();
+        let values = values.host();
         for (i, v) in values.iter().enumerate() {
             let moves = trained.iter().any(|r| r.contains(&i));
             assert_eq!(*v != 1.0, moves, "{config:?}: value {i}");
@@ -263,56 +278,140 @@ fn only_trained_ranges_move() {
 #[test]
 fn a_restored_optimizer_goes_on_with_the_same_bits() {
     let gradients: Vec<f32> = (0..40).map(|i| (i as f32 * 0.37).sin()).collect();
-    for config in [
-        adamw(),
-        OptimizerConfig::Sgd {
-            lr: 0.1,
-            momentum: 0.9,
-            nesterov: false,
-            weight_decay: 0.1,
-        },
-    ] {
-        let ranges = || std::iter::once(0..40).collect();
-        let mut first = config.build(40, ranges());
-        let mut a = gradients.clone();
-        first.step(&mut a, &gradients, config.base());
-        let mut second = config.build(40, ranges());
-        let mut b = a.clone();
+    for (device, config) in rules() {
+        let given = Memory::of(device, &gradients).unwrap();
+        let mut first = config.build(device, 40, whole(40)).unwrap();
+        let mut a = Memory::of(device, &gradients).unwrap();
+        first.step(&mut a, &given, config.base()).unwrap();
+        let mut second = config.build(device, 40, whole(40)).unwrap();
+        let mut b = Memory::of(device, a.host()).unwrap();
         let state: Vec<(String, Vec<f32>)> = first
             .state()
+            .unwrap()
             .into_iter()
             .map(|(name, list)| (name.to_string(), list.to_vec()))
             .collect();
         let find = |name: &str| Ok(state.iter().find(|(n, _)| n == name).unwrap().1.clone());
         second.restore(first.steps(), &find).unwrap();
-        first.step(&mut a, &gradients, config.base());
-        second.step(&mut b, &gradients, config.base());
-        assert_eq!(a, b);
+        first.step(&mut a, &given, config.base()).unwrap();
+        second.step(&mut b, &given, config.base()).unwrap();
+        assert_eq!(a.host(), b.host());
         assert!(second.restore(1, &|_| Ok(vec![0.0; 39])).is_err());
     }
 }
 
+/// Gradients of both signs and very different sizes; longer than a piece of any device.
+fn gradients(count: usize, seed: f32) -> Vec<f32> {
+    let one = |i: usize| (i as f32 * 0.37 + seed).sin() * 10f32.powi(i as i32 % 7 - 4);
+    (0..count).map(one).collect()
+}
+
+#[test]
+fn every_device_takes_the_same_steps_as_the_formula_in_f64() {
+    let words = 2 * PIECE + 777;
+    let lists: Vec<Vec<f32>> = (0..4).map(|s| gradients(words, s as f32)).collect();
+    for (device, config) in rules() {
+        let run = || {
+            let mut rule = config.build(device, words, whole(words)).unwrap();
+            let mut values = Memory::of(device, &vec![0.5; words]).unwrap();
+            for list in &lists {
+                let gradients = Memory::of(device, list).unwrap();
+                rule.step(&mut values, &gradients, config.base()).unwrap();
+            }
+            values.host().to_vec()
+        };
+        let found = run();
+        for i in (0..words).step_by(97) {
+            let column: Vec<f64> = lists.iter().map(|l| f64::from(l[i])).collect();
+            let expected = naive(&config, 0.5, &column);
+            let error = (f64::from(found[i]) - expected).abs() / expected.abs().max(1.0);
+            assert!(error < 1e-6, "{config:?} on {device}: value {i}: {error}");
+        }
+        assert_eq!(found, run(), "{config:?} on {device}: the same bits again");
+    }
+}
+
+/// The rule on one value, by its formula.
+fn naive(config: &OptimizerConfig, start: f64, gradients: &[f64]) -> f64 {
+    let (mut p, mut m, mut v) = (start, 0.0, 0.0);
+    for (i, g) in gradients.iter().enumerate() {
+        match *config {
+            OptimizerConfig::AdamW {
+                lr,
+                betas: [a, b],
+                eps,
+                weight_decay,
+            } => {
+                let t = i as i32 + 1;
+                m = a * m + (1.0 - a) * g;
+                v = b * v + (1.0 - b) * g * g;
+                let root = (v / (1.0 - b.powi(t))).sqrt();
+                p -= lr * weight_decay * p + lr * m / (1.0 - a.powi(t)) / (root + eps);
+            }
+            OptimizerConfig::Sgd {
+                lr,
+                momentum,
+                nesterov,
+                weight_decay,
+            } => {
+                let d = g + weight_decay * p;
+                m = momentum * m + d;
+                p -= lr * if nesterov { d + momentum * m } else { m };
+            }
+        }
+    }
+    p
+}
+
 #[test]
 fn clipping_limits_the_norm() {
-    let mut gradients = vec![3.0f32; 40_000];
-    gradients.extend(vec![4.0; 40_000]);
-    let length = norm(&gradients);
-    assert!((length - 1000.0).abs() < 1e-9);
-    clip(&mut gradients, length, 2000.0);
-    assert_eq!(gradients[0], 3.0);
-    clip(&mut gradients, length, 10.0);
-    assert!((norm(&gradients) - 10.0).abs() < 1e-5);
+    for device in devices() {
+        let list = [vec![3.0f32; 40_000], vec![4.0; 40_000]].concat();
+        let mut gradients = Memory::of(device, &list).unwrap();
+        let length = norm(&gradients).unwrap();
+        assert!((length - 1000.0).abs() < 1e-9);
+        clip(&mut gradients, length, 2000.0).unwrap();
+        assert_eq!(gradients.host()[0], 3.0);
+        clip(&mut gradients, length, 10.0).unwrap();
+        assert!((norm(&gradients).unwrap() - 10.0).abs() < 1e-5);
+        assert_eq!(norm(&Memory::new(device, 0).unwrap()).unwrap(), 0.0);
+    }
+}
+
+#[test]
+fn norms_agree_with_the_plain_sum_and_repeat_bit_for_bit() {
+    let list = gradients(3 * PIECE + 5, 2.0);
+    let square = |g: &f32| f64::from(*g) * f64::from(*g);
+    let expected = list.iter().map(square).sum::<f64>().sqrt();
+    for device in devices() {
+        let memory = Memory::of(device, &list).unwrap();
+        let found = norm(&memory).unwrap();
+        assert!((found / expected - 1.0).abs() < 1e-12, "{device}");
+        assert_eq!(found.to_bits(), norm(&memory).unwrap().to_bits());
+        let broken = Memory::of(device, &[1.0, f32::NAN]).unwrap();
+        assert!(norm(&broken).unwrap().is_nan(), "{device}");
+    }
 }
 
 #[test]
 fn the_average_follows_its_values() {
-    let mut average = Average::new(&[0.0, 4.0], 0.5);
-    average.update(&[10.0, 4.0]);
-    assert_eq!(average.values, [9.0, 4.0]);
-    for _ in 0..100 {
-        average.update(&[1.0, 4.0]);
+    for device in devices() {
+        let memory = |values: [f32; 2]| Memory::of(device, &values).unwrap();
+        let mut average = Average::new(&memory([0.0, 4.0]), 0.5).unwrap();
+        average.update(&memory([10.0, 4.0])).unwrap();
+        let values = average.values().unwrap();
+        assert!((values[0] - 9.0).abs() < 1e-6, "{}", values[0]);
+        assert_eq!(values[1], 4.0);
+        let target = memory([1.0, 4.0]);
+        for _ in 0..100 {
+            average.update(&target).unwrap();
+        }
+        assert!((average.values().unwrap()[0] - 1.0).abs() < 1e-6);
+        assert_eq!(average.updates(), 101);
+        average.restore(&[7.0, 8.0], 3).unwrap();
+        assert_eq!(average.values().unwrap(), [7.0, 8.0]);
+        assert!(average.restore(&[7.0], 3).is_err());
     }
-    assert!((average.values[0] - 1.0).abs() < 1e-6);
 }
 
 #[test]

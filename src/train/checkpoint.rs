@@ -15,6 +15,7 @@
 use super::config::Config;
 use super::recipe::Learner;
 use crate::graph::Params;
+use crate::optim::Average;
 use crate::weights::{ModelMetadata, Tensor, Tensors, load_state, safetensors, save_state};
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
@@ -47,15 +48,15 @@ pub fn write(path: &Path, learner: &Learner, progress: &Progress, text: &str) ->
     for (name, tensor) in save_state(&learner.params)?.iter() {
         tensors.insert(format!("model.{name}"), tensor.clone())?;
     }
-    for (name, list) in learner.optimizer.state() {
+    for (name, list) in learner.optimizer.state()? {
         tensors.insert(format!("optimizer.{name}"), flat(list)?)?;
     }
     if let Some(average) = &learner.average {
-        tensors.insert("average", flat(&average.values)?)?;
+        tensors.insert("average", flat(average.values()?)?)?;
     }
     let progress = Progress {
         optimizer_steps: learner.optimizer.steps(),
-        average_updates: learner.average.as_ref().map_or(0, |a| a.updates),
+        average_updates: learner.average.as_ref().map_or(0, Average::updates),
         ..progress.clone()
     };
     let progress = serde_json::to_string(&progress).expect("progress is plain numbers");
@@ -97,18 +98,7 @@ pub fn resume(path: &Path, learner: &mut Learner, config: &Config) -> Result<Pro
     learner.optimizer.restore(progress.optimizer_steps, &find)?;
     if let Some(average) = &mut learner.average {
         let values = tensors.get_f32("average")?;
-        if values.len() != average.values.len() {
-            return Err(Error::weights(
-                "average",
-                format!(
-                    "{} values where {} are needed",
-                    values.len(),
-                    average.values.len()
-                ),
-            ));
-        }
-        average.values = values;
-        average.updates = progress.average_updates;
+        average.restore(&values, progress.average_updates)?;
     }
     Ok(progress)
 }

@@ -294,7 +294,7 @@ impl<'a> Run<'a> {
         let params = &self.learner.params;
         let mut shown = Params::initial(params.layout().clone(), self.session.device, 0)?;
         let values = match &self.learner.average {
-            Some(average) => &average.values,
+            Some(average) => average.values()?,
             None => params.values(),
         };
         shown.values_mut().copy_from_slice(values);

@@ -51,8 +51,10 @@ impl Learner {
         Ok(Learner {
             network: Arc::from(model.network),
             gradients: Gradients::new(layout.clone(), device)?,
-            optimizer: optimizer.build(layout.words(), Trained::of(&layout, groups)),
-            average: ema.map(|decay| Average::new(model.params.values(), decay)),
+            optimizer: optimizer.build(device, layout.words(), Trained::of(&layout, groups))?,
+            average: ema
+                .map(|decay| Average::new(model.params.memory(), decay))
+                .transpose()?,
             params: model.params,
             executor: Executor::new(device),
         })
@@ -137,26 +139,26 @@ impl Recipe for Supervised {
         graph.keep(loss);
         graph.seed(loss, Array::from(vec![1.0]))?;
 
-        learner.gradients.clear();
+        learner.gradients.clear()?;
         let run = learner.executor.run(&graph, Some(&mut learner.gradients))?;
         drop(graph);
         let loss = f64::from(run.read(loss)[0]);
-        let grad_norm = norm(learner.gradients.values());
+        let grad_norm = norm(learner.gradients.memory())?;
         check_finite("training loss", loss, at)?;
         check_finite("gradient", grad_norm, at)?;
         let predicted = argmax(run.read(logits), learner.network.classes());
         run.commit(&mut learner.params)?;
 
         if let Some(limit) = self.clip {
-            clip(learner.gradients.values_mut(), grad_norm, limit);
+            clip(learner.gradients.memory_mut(), grad_norm, limit)?;
         }
         learner.optimizer.step(
-            learner.params.values_mut(),
-            learner.gradients.values(),
+            learner.params.memory_mut(),
+            learner.gradients.memory(),
             at.rate,
-        );
+        )?;
         if let Some(average) = &mut learner.average {
-            average.update(learner.params.values());
+            average.update(learner.params.memory())?;
         }
         let rows = || {
             predicted
@@ -198,3 +200,7 @@ pub fn argmax(logits: &[f32], classes: usize) -> Vec<u32> {
         })
         .collect()
 }
+
+#[cfg(test)]
+#[path = "recipe_tests.rs"]
+mod tests;

@@ -159,7 +159,7 @@ impl Trainer {
         let layout = model.params.layout().clone();
         Ok(Trainer {
             executor: Executor::new(case.device),
-            optimizer: config.build(layout.words(), Trained::of(&layout, groups)),
+            optimizer: config.build(case.device, layout.words(), Trained::of(&layout, groups))?,
             gradients: Gradients::new(layout, case.device)?,
             model,
             config,
@@ -186,7 +186,7 @@ impl Trainer {
         let steps = file.get_i64(&format!("{prefix}step"))?[0];
         let names: Vec<&str> = self
             .optimizer
-            .state()
+            .state()?
             .iter()
             .map(|(name, _)| *name)
             .collect();
@@ -221,7 +221,7 @@ impl Trainer {
         graph.keep(logits);
         graph.keep(loss);
         graph.seed(loss, Array::from(vec![1.0]))?;
-        self.gradients.clear();
+        self.gradients.clear()?;
         let run = self.executor.run(&graph, Some(&mut self.gradients))?;
         drop(graph);
         let value = f64::from(run.read(loss)[0]);
@@ -229,13 +229,13 @@ impl Trainer {
         run.commit(&mut self.model.params)?;
         let before = self.model.params.values().to_vec();
         let rate = self.schedule.at(step, self.total, self.config.base());
-        let values = self.model.params.values_mut();
-        self.optimizer.step(values, self.gradients.values(), rate);
+        let values = self.model.params.memory_mut();
+        self.optimizer.step(values, self.gradients.memory(), rate)?;
         let (parameters, update) = self.lengths(&before);
         Ok([
             value,
             correct,
-            norm(self.gradients.values()),
+            norm(self.gradients.memory())?,
             parameters,
             update,
         ])

@@ -338,12 +338,12 @@ fn optimizer_steps(
         };
         let given = case.file.get_f32(&format!("grad.{param}"))?;
         let want = tensor.to_f64();
-        let stepped = adamw(&settings, params.get(id), &given)?;
+        let stepped = adamw(case, &settings, params.get(id), &given)?;
         report.largest(format!("{name} (file's gradient)"), &stepped, &want, 1e-6);
         if zero.iter().any(|z| z == param) {
             continue;
         }
-        let own = adamw(&settings, params.get(id), gradients.get(id))?;
+        let own = adamw(case, &settings, params.get(id), gradients.get(id))?;
         let clear: Vec<usize> = (0..given.len())
             .filter(|&i| f64::from(given[i].abs()) > floor)
             .collect();

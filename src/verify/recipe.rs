@@ -6,8 +6,8 @@ use super::network::metadata;
 use super::reference::Report;
 use crate::cloud::augment;
 use crate::cloud::voxel::{self, Voxels};
-use crate::device::Array;
 use crate::device::random::Random;
+use crate::device::{Array, Memory};
 use crate::graph::{Executor, Gradients, Graph, Layout, Mode, Op, Params, Shape};
 use crate::ops::{CrossEntropy, LovaszSoftmax};
 use crate::optim::{OptimizerConfig, Rate, Schedule};
@@ -54,16 +54,23 @@ pub(super) fn schedule_of(settings: &Value, total: u64) -> Result<Schedule> {
     })
 }
 
-/// One step of AdamW from zero moments with the settings of a file.
-pub(super) fn adamw(settings: &Value, start: &[f32], gradient: &[f32]) -> Result<Vec<f32>> {
+/// One step of AdamW from zero moments with the settings of a file, on the device of the case.
+pub(super) fn adamw(
+    case: &Case<'_>,
+    settings: &Value,
+    start: &[f32],
+    gradient: &[f32],
+) -> Result<Vec<f32>> {
     let decay = number(settings, "weight_decay")?;
     let config = optimizer_of(settings, number(settings, "lr")?, decay);
-    let mut values = start.to_vec();
+    let mut values = Memory::of(case.device, start)?;
+    let gradient = Memory::of(case.device, gradient)?;
     let whole = std::iter::once(0..start.len()).collect();
     config
-        .build(start.len(), whole)
-        .step(&mut values, gradient, config.base());
-    Ok(values)
+        .build(case.device, start.len(), whole)?
+        .step(&mut values, &gradient, config.base())?;
+    values.fetch()?;
+    Ok(values.host().to_vec())
 }
 
 /// Cross entropy and Lovász softmax with their gradients.
@@ -104,17 +111,19 @@ pub(super) fn optimizer(case: &Case<'_>, report: &mut Report) -> Result<()> {
     let decay = number(&settings, "weight_decay")?;
     let config = optimizer_of(&settings, number(&settings, "lr")?, decay);
     for tensor in 0..2 {
-        let mut values = file.get_f32(&format!("p{tensor}.0"))?;
+        let mut values = Memory::of(case.device, &file.get_f32(&format!("p{tensor}.0"))?)?;
         let whole = std::iter::once(0..values.len()).collect();
-        let mut rule = config.build(values.len(), whole);
+        let mut rule = config.build(case.device, values.len(), whole)?;
         for step in 1.. {
             let name = |n: &str| format!("{n}{tensor}.{step}");
             if file.get(&name("p")).is_none() {
                 break;
             }
-            rule.step(&mut values, &file.get_f32(&name("g"))?, config.base());
-            report.relative(name("p"), &values, &file.get_f64(&name("p"))?, 1e-6);
-            for ((_, list), n) in rule.state().into_iter().zip(["m", "v"]) {
+            let gradient = Memory::of(case.device, &file.get_f32(&name("g"))?)?;
+            rule.step(&mut values, &gradient, config.base())?;
+            values.fetch()?;
+            report.relative(name("p"), values.host(), &file.get_f64(&name("p"))?, 1e-6);
+            for ((_, list), n) in rule.state()?.into_iter().zip(["m", "v"]) {
                 report.relative(name(n), list, &file.get_f64(&name(n))?, 1e-6);
             }
         }

@@ -269,8 +269,8 @@ fn step(
     };
     let layout = params.layout().clone();
     let trained = Trained::of(&layout, &groups(lr, block_lr));
-    let mut optimizer = rule.build(layout.words(), trained);
-    optimizer.step(params.values_mut(), gradients.values(), rule.base());
+    let mut optimizer = rule.build(case.device, layout.words(), trained)?;
+    optimizer.step(params.memory_mut(), gradients.memory(), rule.base())?;
     let distances = distances(case.file, &layout, params, zero, [lr, block_lr])?;
     let strays = distances.iter().filter(|d| **d > NEAR).count() as f64;
     let share = strays / distances.len().max(1) as f64;
