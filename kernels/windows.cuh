@@ -84,23 +84,22 @@ __device__ __forceinline__ void add_scaled(float* sum, float factor, float4 a) {
     sum[3] = fmaf(factor, a.w, sum[3]);
 }
 
-// Sums of D values over the lanes of a warp: lane l gets the sum of value l / (32 / D). The order is fixed.
-template <int D>
+// Sums of D values over the lanes of a warp: lane l gets the sum of value l / (32 / D). The order is fixed. A call per
+// halving, not a loop: the values stay in registers only where the compiler knows their places.
+template <int D, int HALF = D / 2>
 __device__ __forceinline__ float scatter_sum(float* x) {
-    const u32 lane = lane_number();
-    int step = 16;
+    if constexpr (HALF > 0) {
+        constexpr int STEP = 32 * HALF / D;
+        const bool upper = lane_number() & STEP;
 #pragma unroll
-    for (int half = D / 2; half > 0; half /= 2) {
-        const bool upper = lane & step;
-#pragma unroll
-        for (int i = 0; i < half; ++i) {
-            const float given = upper ? x[i] : x[i + half], kept = upper ? x[i + half] : x[i];
-            x[i] = kept + __shfl_xor_sync(0xFFFFFFFFu, given, step);
+        for (int i = 0; i < HALF; ++i) {
+            const float low = x[i], high = x[i + HALF];
+            x[i] = (upper ? high : low) + __shfl_xor_sync(0xFFFFFFFFu, upper ? low : high, STEP);
         }
-        step /= 2;
+        return scatter_sum<D, HALF / 2>(x);
     }
 #pragma unroll
-    for (; step > 0; step /= 2) x[0] += __shfl_xor_sync(0xFFFFFFFFu, x[0], step);
+    for (int step = 16 / D; step > 0; step /= 2) x[0] += __shfl_xor_sync(0xFFFFFFFFu, x[0], step);
     return x[0];
 }
 
