@@ -13,7 +13,7 @@ use cairn::cloud::voxel::Voxels;
 use cairn::device::{Array, Device, random::Random};
 use cairn::geometry::{Hierarchy, Partition};
 use cairn::graph::{Executor, Gradients, Graph, Layout, Mode, Params, Scope, Shape, Var};
-use cairn::models::{Architecture, LevelView, Network};
+use cairn::models::{Architecture, Input, LevelView, Network};
 use cairn::nn::Linear;
 use cairn::ops::{Add, CrossEntropy, Gather, Relu, SegmentMax};
 use cairn::optim::{AdamW, Optimizer, Rate};
@@ -61,8 +61,8 @@ impl Architecture for CellNet {
         Vec::new() // for reports about networks with several levels
     }
 
-    fn record(&self, graph: &mut Graph<'_>, cells: &Arc<Partition>, feat: Var) -> Result<Var> {
-        let x = self.point.record(graph, feat)?;
+    fn record(&self, graph: &mut Graph<'_>, cells: &Arc<Partition>, input: Input) -> Result<Var> {
+        let x = self.point.record(graph, input.features()?)?;
         let x = graph.push(Relu, &[x])?; // [N, 32]
         let c = graph.push(SegmentMax::new(cells.members.clone()), &[x])?; // [S, 32]
         let c = self.cell.record(graph, c)?; // [S, 32]
@@ -113,7 +113,7 @@ pub fn main() -> Result<()> {
     for step in 0..=200u64 {
         let mut graph = Graph::new(&params, Mode::Training, Random::new(7, step));
         let x = graph.input(feat.clone(), Shape::new(points.len(), INPUTS))?;
-        let logits = Network::record(&network, &mut graph, &geometry, x)?;
+        let logits = Network::record(&network, &mut graph, &geometry, x.into())?;
         let loss = graph.push(CrossEntropy::new(target.clone(), -1), &[logits])?;
         graph.seed(loss, Array::from(vec![1.0]))?;
         graph.keep(loss);

@@ -100,19 +100,6 @@ extern "C" __global__ void __launch_bounds__(SOFTMAX_THREADS, 4) aggregate_softm
         out[(u64)(at / count) * groups + at % count] = logits[at / count][at % count];
 }
 
-// Which weights count: not those of missing neighbours, nor those that dropout drops.
-struct Weights {
-    const float* soft;  // [N * K, G]
-    const u32* index;   // [N * K]
-    u64 seed, stream;   // of dropout
-    float rate;
-
-    __device__ __forceinline__ float factor(u64 pair, u64 at) const {
-        if (index[pair] == MISSING) return 0.0f;
-        return rate > 0.0f ? dropout_factor(seed, stream, at, rate) : 1.0f;
-    }
-};
-
 // Sizes of the op and of its tiles.
 struct Sizes {
     u64 points;                 // N

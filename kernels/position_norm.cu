@@ -95,3 +95,55 @@ extern "C" __global__ void position_norm_backward(
         if (d_beta) d_beta[c] += (float)shift;
     }
 }
+
+// With batch statistics the moments depend on the offsets: what flows into the means, and into xx, xy, xz, yy, yz and zz.
+// One warp; the channels are few.
+extern "C" __global__ void position_norm_backward_moments(
+    const float* __restrict__ w,                 // [C, 3]
+    const float* __restrict__ b,                 // [C]
+    const float* __restrict__ gamma,             // [C]
+    const double* __restrict__ moments,          // [9], means x, y, z and covariances xx, xy, xz, yy, yz, zz of offsets
+    const float* __restrict__ d_position,        // [C, 4]
+    u64 channels,                                // C
+    float epsilon,
+    double* __restrict__ d_moments               // [9]
+) {
+    const Moments m = load_moments(moments);
+    double sum[9] = {0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0};
+    for (u64 c = lane_number(); c < channels; c += 32) {
+        const Channel k = channel_of(w, b, nullptr, nullptr, m, c, 1, epsilon);
+        double slope[3];
+        for (int axis = 0; axis < 3; ++axis) slope[axis] = d_position[4 * c + axis];
+        const double shift = d_position[4 * c + 3], a = gamma[c] * k.r;
+        const double d_a = dot(slope, k.w) + shift * (b[c] - k.mean);
+        const double d_variance = -0.5 * d_a * gamma[c] * k.r * k.r * k.r;
+        for (int axis = 0; axis < 3; ++axis) sum[axis] -= a * shift * k.w[axis];
+        int at = 3;
+        for (int row = 0; row < 3; ++row)
+            for (int col = row; col < 3; ++col) sum[at++] += d_variance * k.w[row] * k.w[col];
+    }
+    for (int i = 0; i < 9; ++i) {
+        const double total = warp_sum(sum[i]);
+        if (lane_number() == 0) d_moments[i] = total;
+    }
+}
+
+// From the moments back to the offsets. One thread per pair, in strides of the grid.
+extern "C" __global__ void position_norm_backward_offsets(
+    const double* __restrict__ moments,    // [9]
+    const double* __restrict__ d_moments,  // [9]
+    const float* __restrict__ x,           // [N * K], offsets
+    const float* __restrict__ y,
+    const float* __restrict__ z,
+    u64 pairs,                             // N * K
+    float* __restrict__ d_offsets          // [N * K, 3]
+) {
+    const Moments m = load_moments(moments), d = load_moments(d_moments);
+    const double share = 1.0 / (double)pairs;
+    for (u64 i = first_element(); i < pairs; i += element_stride()) {
+        const double u = x[i] - m.mean[0], v = y[i] - m.mean[1], w = z[i] - m.mean[2];
+        d_offsets[3 * i] += (float)(share * (d.mean[0] + 2.0 * (d.xx * u + d.xy * v + d.xz * w)));
+        d_offsets[3 * i + 1] += (float)(share * (d.mean[1] + 2.0 * (d.xy * u + d.yy * v + d.yz * w)));
+        d_offsets[3 * i + 2] += (float)(share * (d.mean[2] + 2.0 * (d.xz * u + d.yz * v + d.zz * w)));
+    }
+}

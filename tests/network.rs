@@ -152,7 +152,10 @@ fn logits(learner: &mut Learner, batch: &Batch) -> Vec<f32> {
             Shape::new(batch.len(), CHANNELS),
         )
         .unwrap();
-    let output = learner.network.record(&mut graph, &geometry, feat).unwrap();
+    let output = learner
+        .network
+        .record(&mut graph, &geometry, feat.into())
+        .unwrap();
     graph.keep(output);
     let run = learner.executor.run(&graph, None).unwrap();
     let logits = run.read(output).to_vec();

@@ -51,7 +51,10 @@ fn distance(weights: &Path, reference: &Path) -> f64 {
     let feat = graph
         .input(Array::from(reference.get_f32("feat").unwrap()), shape)
         .unwrap();
-    let logits = model.network.record(&mut graph, &geometry, feat).unwrap();
+    let logits = model
+        .network
+        .record(&mut graph, &geometry, feat.into())
+        .unwrap();
     graph.keep(logits);
     let mut executor = Executor::new(Device::Cpu);
     let run = executor.run(&graph, None).unwrap();

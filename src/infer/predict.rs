@@ -27,7 +27,7 @@ pub fn logits(
     let mut graph = Graph::new(&model.params, Mode::Inference, Random::new(0, 0));
     let shape = Shape::new(coord.len(), model.network.input_channels());
     let feat = graph.input(Array::from(feat), shape)?;
-    let output = model.network.record(&mut graph, &geometry, feat)?;
+    let output = model.network.record(&mut graph, &geometry, feat.into())?;
     graph.keep(output);
     let run = executor.run(&graph, None)?;
     let logits = run.read(output).to_vec();

@@ -37,6 +37,40 @@ pub struct LevelView {
     pub cluster: Array<u32>,
 }
 
+/// What a network reads besides index lists.
+#[derive(Debug, Clone, Copy)]
+pub struct Input {
+    /// Features [N, Cin].
+    pub feat: Var,
+    /// Coordinates [N, 3], if the attention's gradient with respect to them is asked for
+    /// ([`Graph::keep_gradient`] first). Neighbours, cells and weights of interpolation are held fixed, and features
+    /// that were made of coordinates are [`Input::feat`]'s affair.
+    pub coord: Option<Var>,
+}
+
+impl Input {
+    /// The features, for a network that has no gradient with respect to coordinates.
+    ///
+    /// # Errors
+    /// Coordinates are given: their gradient would stay zero without a word.
+    pub fn features(self) -> Result<Var> {
+        match self.coord {
+            None => Ok(self.feat),
+            Some(_) => Err(Error::argument(
+                "coordinates",
+                "this network has no gradient with respect to them".to_string(),
+            )),
+        }
+    }
+}
+
+impl From<Var> for Input {
+    /// Features only.
+    fn from(feat: Var) -> Input {
+        Input { feat, coord: None }
+    }
+}
+
 /// A network: geometry request and recorded ops.
 pub trait Architecture: fmt::Debug + Send + Sync + 'static {
     /// Index lists that recording needs.
@@ -54,8 +88,9 @@ pub trait Architecture: fmt::Debug + Send + Sync + 'static {
     /// The point sets of all levels.
     fn levels(&self, geometry: &Self::Geometry) -> Vec<LevelView>;
 
-    /// Records the network on features [N, Cin] → logits [N, classes].
-    fn record(&self, graph: &mut Graph<'_>, geometry: &Self::Geometry, feat: Var) -> Result<Var>;
+    /// Records the network → logits [N, classes].
+    fn record(&self, graph: &mut Graph<'_>, geometry: &Self::Geometry, input: Input)
+    -> Result<Var>;
 }
 
 /// An [`Architecture`] behind a pointer.
@@ -72,8 +107,8 @@ pub trait Network: fmt::Debug + Send + Sync {
     /// The point sets of all levels.
     fn levels(&self, geometry: &Geometry) -> Vec<LevelView>;
 
-    /// Records the network on features [N, Cin] → logits [N, classes].
-    fn record(&self, graph: &mut Graph<'_>, geometry: &Geometry, feat: Var) -> Result<Var>;
+    /// Records the network → logits [N, classes].
+    fn record(&self, graph: &mut Graph<'_>, geometry: &Geometry, input: Input) -> Result<Var>;
 }
 
 fn own<A: Architecture>(geometry: &Geometry) -> &A::Geometry {
@@ -104,8 +139,8 @@ impl<A: Architecture> Network for A {
         Architecture::levels(self, own::<A>(geometry))
     }
 
-    fn record(&self, graph: &mut Graph<'_>, geometry: &Geometry, feat: Var) -> Result<Var> {
-        Architecture::record(self, graph, own::<A>(geometry), feat)
+    fn record(&self, graph: &mut Graph<'_>, geometry: &Geometry, input: Input) -> Result<Var> {
+        Architecture::record(self, graph, own::<A>(geometry), input)
     }
 }
 

@@ -9,17 +9,19 @@
 //! Mode 2 (`PT-v2m2`) and mode 1 (`PT-v2m1`) differ in the first layer of the weight encoding only. Parameter names
 //! equal those of official checkpoints without prefix.
 
-use super::{Architecture, LevelView, Network, drop_path_ramp};
+use super::{Architecture, Input, LevelView, Network, drop_path_ramp};
 use crate::device::Array;
 use crate::geometry::{Hierarchy, Neighbors, Partition};
-use crate::graph::{Graph, Layout, Scope, Var};
+use crate::graph::{Graph, Layout, Mode, Scope, Var};
 use crate::nn::{
-    AttentionConfig, BatchNorm, BlockSequence, GridPool, Linear, LinearNorm, Unpool, Upsampling,
-    WeightEncoding,
+    AttentionConfig, BatchNorm, BlockSequence, FurtherHeads, GridPool, Head, Linear, LinearNorm,
+    Pairs, Unpool, Upsampling, WeightEncoding,
 };
+use crate::ops;
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// How decoders bring coarse features to fine points.
@@ -90,6 +92,9 @@ pub struct Config {
     /// How decoders upsample.
     #[serde(default = "map")]
     pub unpool_backend: Unpooling,
+    /// Heads beside `seg_head` on the same features, each with its number of classes; see [`FurtherHeads`].
+    #[serde(default)]
+    pub heads: BTreeMap<String, usize>,
 }
 
 fn yes() -> bool {
@@ -227,8 +232,8 @@ pub struct PointTransformerV2 {
     embed_blocks: BlockSequence,
     encoders: Vec<Encoder>,
     decoders: Vec<Decoder>,
-    head: LinearNorm,
-    classify: Linear,
+    head: Head,
+    further: FurtherHeads,
 }
 
 /// Index lists of one batch.
@@ -266,21 +271,22 @@ impl PointTransformerV2 {
         let encoders = Self::encoders(&config, &mut root)?;
         let decoders = Self::decoders(&config, &mut root)?;
         let d0 = config.dec_channels[0];
-        let mut scope = root.child("seg_head");
-        let head = LinearNorm {
-            linear: Linear::new(&mut scope.child("0"), d0, d0, true),
-            norm: BatchNorm::new(&mut scope.child("1"), d0),
-            relu: true,
+        let head = |scope: &mut Scope<'_>, classes| Head {
+            hidden: LinearNorm {
+                linear: Linear::new(&mut scope.child("0"), d0, d0, true),
+                norm: BatchNorm::new(&mut scope.child("1"), d0),
+                relu: true,
+            },
+            classify: Linear::new(&mut scope.child("3"), d0, classes, true),
         };
-        let classify = Linear::new(&mut scope.child("3"), d0, config.num_classes, true);
         Ok(PointTransformerV2 {
+            head: head(&mut root.child("seg_head"), config.num_classes),
+            further: FurtherHeads::new(&mut root, &config.heads, head)?,
             config,
             embed,
             embed_blocks,
             encoders,
             decoders,
-            head,
-            classify,
         })
     }
 
@@ -306,6 +312,22 @@ impl PointTransformerV2 {
             inputs = channels;
         }
         Ok(encoders)
+    }
+
+    /// The coordinates of all levels, if those of the first are given and there is a backward: a coarse point is the mean
+    /// of its cell.
+    fn record_coordinates(
+        graph: &mut Graph<'_>,
+        geometry: &Indices,
+        coord: Option<Var>,
+    ) -> Result<Vec<Option<Var>>> {
+        let mut all = vec![coord.filter(|_| graph.mode() != Mode::Inference)];
+        for cells in &geometry.pools {
+            let mean = |x| graph.push(ops::SegmentMean::new(cells.members.clone()), &[x]);
+            let coarse = all[all.len() - 1].map(mean).transpose()?; // [N(i+1), 3]
+            all.push(coarse);
+        }
+        Ok(all)
     }
 
     fn decoders(config: &Config, root: &mut Scope<'_>) -> Result<Vec<Decoder>> {
@@ -388,14 +410,17 @@ impl Architecture for PointTransformerV2 {
         geometry.levels.clone()
     }
 
-    fn record(&self, graph: &mut Graph<'_>, geometry: &Indices, feat: Var) -> Result<Var> {
-        let mut x = self.embed.record(graph, feat)?; // [N0, C0]
-        x = self.embed_blocks.record(graph, x, &geometry.embed)?; // [N0, C0]
+    fn record(&self, graph: &mut Graph<'_>, geometry: &Indices, input: Input) -> Result<Var> {
+        let coord = Self::record_coordinates(graph, geometry, input.coord)?;
+        let mut x = self.embed.record(graph, input.feat)?; // [N0, C0]
+        let pairs = Pairs::new(graph, &geometry.embed, coord[0])?;
+        x = self.embed_blocks.record(graph, x, &pairs)?; // [N0, C0]
         graph.tap("patch_embed.feat", x);
         let mut skips = vec![x];
         for (i, stage) in self.encoders.iter().enumerate() {
             x = stage.down.record(graph, x, &geometry.pools[i])?; // [N(i+1), E(i+1)]
-            x = stage.blocks.record(graph, x, &geometry.encoders[i])?; // [N(i+1), E(i+1)]
+            let pairs = Pairs::new(graph, &geometry.encoders[i], coord[i + 1])?;
+            x = stage.blocks.record(graph, x, &pairs)?; // [N(i+1), E(i+1)]
             graph.tap(&format!("enc{i}.feat"), x);
             skips.push(x);
         }
@@ -403,10 +428,11 @@ impl Architecture for PointTransformerV2 {
             x = stage
                 .up
                 .record(graph, x, skips[i], &geometry.upsampling[i])?; // [Ni, Di]
-            x = stage.blocks.record(graph, x, &geometry.decoders[i])?; // [Ni, Di]
+            let pairs = Pairs::new(graph, &geometry.decoders[i], coord[i])?;
+            x = stage.blocks.record(graph, x, &pairs)?; // [Ni, Di]
             graph.tap(&format!("dec{i}.feat"), x);
         }
-        x = self.head.record(graph, x)?; // [N0, D0]
-        self.classify.record(graph, x) // [N0, classes]
+        self.further.record(graph, x)?;
+        self.head.record(graph, x) // [N0, classes]
     }
 }

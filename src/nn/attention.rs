@@ -6,13 +6,11 @@
 //! takes over.
 
 use super::dense::{Affine, BatchNorm, EPSILON, Linear, LinearNorm, scale_rows};
-use super::position::PositionEncoding;
+use super::position::{Pairs, PositionEncoding};
 use crate::device::Array;
-use crate::geometry::Neighbors;
 use crate::graph::{Graph, Init, Mode, ParamId, Params, Scope, Shape, Var};
 use crate::ops;
 use crate::{Error, Result};
-use std::sync::Arc;
 
 /// How the first layer of the weight encoding maps C channels to G groups.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -115,16 +113,16 @@ impl GroupedVectorAttention {
         &self,
         graph: &mut Graph<'_>,
         x: Var,
-        neighbors: &Arc<Neighbors>,
+        pairs: &Pairs,
         norm: &BatchNorm,
     ) -> Result<Var> {
         let q = self.query.record(graph, x)?; // [N, C]
         let k = self.key.record(graph, x)?; // [N, C]
         if graph.mode() == Mode::Inference && self.multiplier.is_none() {
-            return self.record_folded(graph, x, [q, k], neighbors, norm); // [N, C]
+            return self.record_folded(graph, x, [q, k], pairs, norm); // [N, C]
         }
         let v = self.value.record(graph, x)?; // [N, C]
-        let y = self.record_direct(graph, [q, k, v], neighbors)?; // [N, C]
+        let y = self.record_direct(graph, [q, k, v], pairs)?; // [N, C]
         graph.tap("attn_out", y);
         norm.record(graph, y, true)
     }
@@ -147,7 +145,7 @@ impl GroupedVectorAttention {
         graph: &mut Graph<'_>,
         x: Var,
         [q, k]: [Var; 2],
-        neighbors: &Arc<Neighbors>,
+        pairs: &Pairs,
         norm: &BatchNorm,
     ) -> Result<Var> {
         let AttentionConfig {
@@ -177,7 +175,7 @@ impl GroupedVectorAttention {
             let b2 = encoding.second.bias.expect("registered with a bias");
             let shape = ops::VectorAttention::packed_shape(channels, groups);
             inputs.extend([
-                encoding.record(graph, neighbors)?,
+                encoding.record(graph, pairs)?,
                 self.derived(graph, "M", Shape::new(groups, channels), |p| {
                     let second = p.get(encoding.second.weight);
                     rounded(&product(&self.encoding(p), second, channels))
@@ -191,7 +189,7 @@ impl GroupedVectorAttention {
             ]);
         }
         let op = ops::VectorAttention {
-            neighbors: neighbors.clone(),
+            neighbors: pairs.neighbors.clone(),
             groups,
         };
         graph.push(op, &inputs) // [N, C]
@@ -248,14 +246,14 @@ impl GroupedVectorAttention {
         &self,
         graph: &mut Graph<'_>,
         [q, k, v]: [Var; 3],
-        neighbors: &Arc<Neighbors>,
+        pairs: &Pairs,
     ) -> Result<Var> {
         let a = self.record_encode(graph)?; // [G, C]
         let mut position = None;
         let shared;
         let a_bias = self.encode_bias.map(|b| graph.param(b)); // [1, G]
         if let Some(encoding) = &self.bias {
-            let p = encoding.record(graph, neighbors)?; // [C, 4]
+            let p = encoding.record(graph, pairs)?; // [C, 4]
             let w2 = graph.param(encoding.second.weight); // [C, C]
             let b2 = graph.param(encoding.second.bias.expect("registered with a bias")); // [1, C]
             let m = graph.push(ops::Matmul, &[a, w2])?; // [G, C]
@@ -263,26 +261,26 @@ impl GroupedVectorAttention {
             inputs.extend(a_bias);
             let c0 = graph.push(ops::Linear::new(a_bias.is_some()), &inputs)?; // [1, G]
             shared = vec![p, m, c0];
-            position = Some([p, w2, b2]);
+            position = Some([Some(p), Some(w2), Some(b2), pairs.offsets]);
         } else {
             let none = Shape::new(1, self.config.groups);
             let zero = || graph.input(Array::from(vec![0.0; none.cols]), none);
             shared = vec![a_bias.map_or_else(zero, Ok)?];
         }
-        let e = self.record_relation(graph, [q, k, a], &shared, neighbors)?; // [N·K, G]
+        let e = self.record_relation(graph, [q, k, a], &shared, pairs)?; // [N·K, G]
         let st = self.record_coefficients(graph, e)?; // [2, G]
         graph.tap("relation", e);
         graph.tap("coefficients", st);
         let mix = graph.param(self.mix.weight); // [G, G]
         let mix_bias = graph.param(self.mix.bias.expect("registered with a bias")); // [1, G]
         let mut inputs = vec![e, st, mix, mix_bias, v];
-        inputs.extend(position.into_iter().flatten());
+        inputs.extend(position.into_iter().flatten().flatten());
         let rate = match graph.mode() {
             Mode::Training => self.config.dropout,
             _ => 0.0,
         };
         let op = ops::Aggregate {
-            neighbors: neighbors.clone(),
+            neighbors: pairs.neighbors.clone(),
             groups: self.config.groups,
             rate,
         };
@@ -296,7 +294,7 @@ impl GroupedVectorAttention {
         graph: &mut Graph<'_>,
         [q, k, a]: [Var; 3],
         shared: &[Var],
-        neighbors: &Arc<Neighbors>,
+        pairs: &Pairs,
     ) -> Result<Var> {
         let (ak, aq) = match &self.multiplier {
             None => (
@@ -304,27 +302,30 @@ impl GroupedVectorAttention {
                 graph.push(ops::Linear::new(false), &[q, a])?, // [N, G]
             ),
             Some(_) => {
-                let shape = Shape::new(neighbors.queries, self.config.groups);
+                let shape = Shape::new(pairs.neighbors.queries, self.config.groups);
                 let zero = Array::from(vec![0.0; shape.len()]);
                 (graph.input(zero.clone(), shape)?, graph.input(zero, shape)?)
             }
         };
         let mut inputs = vec![ak, aq];
         inputs.extend(shared);
+        inputs.extend(pairs.offsets.filter(|_| self.bias.is_some()));
         let op = ops::Relation {
-            neighbors: neighbors.clone(),
+            neighbors: pairs.neighbors.clone(),
         };
         let e = graph.push(op, &inputs)?; // [N·K, G]
         let Some(encoding) = &self.multiplier else {
             return Ok(e);
         };
-        let p = encoding.record(graph, neighbors)?; // [C, 4]
+        let p = encoding.record(graph, pairs)?; // [C, 4]
         let w2 = graph.param(encoding.second.weight); // [C, C]
         let b2 = graph.param(encoding.second.bias.expect("registered with a bias")); // [1, C]
         let op = ops::RelationMultiplier {
-            neighbors: neighbors.clone(),
+            neighbors: pairs.neighbors.clone(),
         };
-        let multiplied = graph.push(op, &[k, q, p, w2, b2, a])?; // [N·K, G]
+        let mut inputs = vec![k, q, p, w2, b2, a];
+        inputs.extend(pairs.offsets);
+        let multiplied = graph.push(op, &inputs)?; // [N·K, G]
         graph.push(ops::Add, &[e, multiplied])
     }
 

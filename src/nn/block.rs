@@ -4,10 +4,9 @@
 
 use super::attention::{AttentionConfig, GroupedVectorAttention};
 use super::dense::{BatchNorm, Linear, LinearNorm};
+use super::position::Pairs;
 use crate::Result;
-use crate::geometry::Neighbors;
 use crate::graph::{Graph, Scope, Var};
-use std::sync::Arc;
 
 /// One residual block.
 #[derive(Debug, Clone)]
@@ -47,17 +46,17 @@ impl Block {
     }
 
     /// Records the block on x [N, C] → [N, C].
-    pub fn record(&self, graph: &mut Graph<'_>, x: Var, neighbors: &Arc<Neighbors>) -> Result<Var> {
+    pub fn record(&self, graph: &mut Graph<'_>, x: Var, pairs: &Pairs) -> Result<Var> {
         let h = self.enter.record(graph, x)?; // [N, C]
         graph.tap("attn_in", h);
         let h = self
             .attention
-            .record(graph, h, neighbors, &self.attention_norm)?; // [N, C]
+            .record(graph, h, pairs, &self.attention_norm)?; // [N, C]
         self.leave.record_residual(graph, h, x, self.drop_path) // [N, C]
     }
 }
 
-/// Blocks that share one neighbour table.
+/// Blocks that share their pairs.
 #[derive(Debug, Clone)]
 pub struct BlockSequence {
     blocks: Vec<Block>,
@@ -78,9 +77,9 @@ impl BlockSequence {
     }
 
     /// Records all blocks on x [N, C] → [N, C].
-    pub fn record(&self, graph: &mut Graph<'_>, x: Var, neighbors: &Arc<Neighbors>) -> Result<Var> {
+    pub fn record(&self, graph: &mut Graph<'_>, x: Var, pairs: &Pairs) -> Result<Var> {
         self.blocks
             .iter()
-            .try_fold(x, |x, block| block.record(graph, x, neighbors))
+            .try_fold(x, |x, block| block.record(graph, x, pairs))
     }
 }

@@ -10,6 +10,32 @@ use crate::graph::{Graph, Mode, Scope, Shape, Var};
 use crate::ops;
 use std::sync::Arc;
 
+/// The pairs that an attention layer works on.
+#[derive(Debug, Clone)]
+pub struct Pairs {
+    /// Who is whose neighbour, and where.
+    pub neighbors: Arc<Neighbors>,
+    /// Their offsets Δ [N·K, 3] as a value, if gradients with respect to coordinates are asked for.
+    pub offsets: Option<Var>,
+}
+
+impl Pairs {
+    /// Pairs of `neighbors`, with a gradient for `coord` [N, 3] if it is given.
+    pub fn new(
+        graph: &mut Graph<'_>,
+        neighbors: &Arc<Neighbors>,
+        coord: Option<Var>,
+    ) -> Result<Pairs> {
+        let op = || ops::Offsets {
+            neighbors: neighbors.clone(),
+        };
+        Ok(Pairs {
+            neighbors: neighbors.clone(),
+            offsets: coord.map(|x| graph.push(op(), &[x])).transpose()?,
+        })
+    }
+}
+
 /// `linear_p_bias` and `linear_p_multiplier` of the official code.
 #[derive(Debug, Clone)]
 pub struct PositionEncoding {
@@ -31,8 +57,8 @@ impl PositionEncoding {
         }
     }
 
-    /// Records P [C, 4] for the relative positions of `neighbors`.
-    pub fn record(&self, graph: &mut Graph<'_>, neighbors: &Arc<Neighbors>) -> Result<Var> {
+    /// Records P [C, 4] for the relative positions of `pairs`.
+    pub fn record(&self, graph: &mut Graph<'_>, pairs: &Pairs) -> Result<Var> {
         let bias = self.first.bias.expect("registered with a bias in new");
         if graph.mode() == Mode::Inference {
             let shape = Shape::new(self.norm.channels, 4);
@@ -48,13 +74,17 @@ impl PositionEncoding {
                 .collect()
             });
         }
+        let statistics = BatchNorm::statistics(graph);
         let op = ops::PositionNorm {
-            neighbors: neighbors.clone(),
-            statistics: BatchNorm::statistics(graph),
+            neighbors: pairs.neighbors.clone(),
+            statistics,
             epsilon: EPSILON,
         };
         let mut inputs = vec![graph.param(self.first.weight), graph.param(bias)];
         inputs.extend(self.norm.inputs(graph));
+        if statistics == ops::Statistics::Batch {
+            inputs.extend(pairs.offsets);
+        }
         let outputs = graph.push_many(op, &inputs)?;
         Ok(self.norm.finish(graph, &outputs))
     }
@@ -89,7 +119,8 @@ mod tests {
         assert_eq!(norm.channels, 1);
         let neighbors = Neighbors::self_query(&[[0.0; 3]], &[0, 1], 1).unwrap();
         let mut graph = Graph::new(&params, Mode::Inference, Random::new(0, 0));
-        encoding.record(&mut graph, &Arc::new(neighbors)).unwrap();
+        let pairs = Pairs::new(&mut graph, &Arc::new(neighbors), None).unwrap();
+        encoding.record(&mut graph, &pairs).unwrap();
         let kept = params.derived(&encoding.name, |_| unreachable!("was just recorded"));
         let found = kept[3];
         let scale = f64::from(1.3_f32) / (f64::from(variance) + f64::from(EPSILON)).sqrt();

@@ -19,6 +19,7 @@ mod lovasz;
 mod matmul;
 mod neighbor_max;
 mod norm_coefficients;
+mod offsets;
 mod pairs;
 mod position_norm;
 #[cfg(test)]
@@ -51,6 +52,7 @@ pub use lovasz::LovaszSoftmax;
 pub use matmul::Matmul;
 pub use neighbor_max::NeighborMax;
 pub use norm_coefficients::NormCoefficients;
+pub use offsets::Offsets;
 pub use position_norm::PositionNorm;
 pub use relation::Relation;
 pub use relation_multiplier::RelationMultiplier;

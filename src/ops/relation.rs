@@ -13,6 +13,7 @@
 //! | M | [G, C] | A W2 |
 //! | c0 | [1, G] | constant |
 //! | neighbors | N·K pairs | a missing neighbour has Ak = 0 and Δ = 0, and takes part |
+//! | Δ | [N·K, 3] | optional, behind P, M and c0: from `offsets`, for the gradient only |
 //! | e | [N·K, G] | relation |
 //!
 //! Backward: d_Ak over the transposed neighbour list, the rest over the pairs; h is computed again. Saves: nothing.
@@ -20,12 +21,13 @@
 
 pub(super) mod cuda;
 
+use super::offsets::{self, add_offset_gradient};
 use super::pairs::{
     BLOCK, CHUNK, PairRows, Partials, Sizes, add_by_neighbor, columns_to_rows, expect_shape,
     gather_columns, hidden_columns, hidden_rows, load_deltas, pack_planes, parts,
     position_gradient,
 };
-use crate::device::gemm::{Store, View, ViewMut, tile_product};
+use crate::device::gemm::{Store, View, ViewMut, product, tile_product};
 use crate::device::simd::{Kernel, Simd, dispatch};
 use crate::device::workspace::{carve, padded, with_workspace};
 use crate::device::{Device, parallel};
@@ -35,7 +37,7 @@ use crate::{Error, Result};
 use std::ops::Range;
 use std::sync::Arc;
 
-/// The relation; inputs Ak, Aq, P, M, c0, or Ak, Aq, c0 without a position bias.
+/// The relation; inputs Ak, Aq, P, M, c0 and perhaps Δ, or Ak, Aq, c0 without a position bias.
 #[derive(Debug, Clone)]
 pub struct Relation {
     /// The pairs.
@@ -270,15 +272,23 @@ impl Kernel for BiasGradientBlock<'_> {
 
 /// True when positions take part: then P and M are among the inputs.
 fn has_bias(inputs: usize) -> bool {
-    inputs == 5
+    inputs >= 5
+}
+
+/// Which input Δ is, if it is given.
+fn offsets_input(inputs: usize) -> Option<usize> {
+    (inputs == 6).then_some(5)
 }
 
 impl Relation {
     fn check(&self, inputs: &[Shape]) -> Result<Sizes> {
         let name = self.name();
         let (keys, queries, constant) = match inputs {
-            [a, b, _, _, c] | [a, b, c] => (a, b, c),
-            _ => return Err(Error::shape(name, "needs Ak, Aq, P, M, c0, or Ak, Aq, c0")),
+            [a, b, _, _, c] | [a, b, _, _, c, _] | [a, b, c] => (a, b, c),
+            _ => {
+                let fault = "needs Ak, Aq, P, M, c0 and perhaps Δ, or Ak, Aq, c0";
+                return Err(Error::shape(name, fault));
+            }
         };
         let groups = keys.cols;
         let has_bias = has_bias(inputs.len());
@@ -290,6 +300,9 @@ impl Relation {
         if has_bias {
             expect_shape(name, "P", inputs[2], Shape::new(channels, 4))?;
             expect_shape(name, "M", inputs[3], Shape::new(groups, channels))?;
+        }
+        if let Some(i) = offsets_input(inputs.len()) {
+            expect_shape(name, "Δ", inputs[i], offsets::shape(&self.neighbors))?;
         }
         Sizes::new(name, &self.neighbors, groups, channels)
     }
@@ -343,6 +356,9 @@ impl Relation {
             };
             let gradients = [io.d_input(2), io.d_input(3)];
             bias_gradient(&self.neighbors, sizes, (bias, d_e), gradients, scratch);
+            if let Some(d_offsets) = offsets_input(io.inputs()).and_then(|i| io.d_input(i)) {
+                offset_gradient(&self.neighbors, sizes, (bias, d_e), d_offsets);
+            }
         }
     }
 }
@@ -423,6 +439,29 @@ pub(super) fn bias_gradient(
     if let Some(d_m) = d_m {
         partials.add_rows_to(4 * stride, stride, d_m, sizes.channels);
     }
+}
+
+/// dΔ ([N·K, 3]) from d_e, by d_h = d_e M.
+fn offset_gradient(
+    neighbors: &Neighbors,
+    sizes: Sizes,
+    (bias, d_e): (PositionBias<'_>, &[f32]),
+    d_offsets: &mut [f32],
+) {
+    let Sizes {
+        k,
+        groups,
+        channels,
+    } = sizes;
+    let row = k * groups;
+    add_offset_gradient(neighbors, bias.position, d_offsets, |point, d_h| {
+        product(
+            ViewMut::new(d_h, k, channels),
+            View::new(&d_e[point * row..][..row], k, groups),
+            View::new(bias.m, groups, channels),
+            Store::Replace,
+        );
+    });
 }
 
 impl Op for Relation {

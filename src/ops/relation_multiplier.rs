@@ -8,6 +8,7 @@
 //! | P | [C, 4] | position map of the multiplier, from `position_norm` |
 //! | W, b | [C, C], [1, C] | second layer of the multiplier |
 //! | A | [G, C] | first layer of the weight encoding |
+//! | Δ | [N·K, 3] | optional: from `offsets`, for the gradient only |
 //! | e | [N·K, G] | relation, without the position bias |
 //!
 //! Computed in tiles of pairs that stay in cache, with small matrix products inside. Backward computes a tile again;
@@ -17,7 +18,8 @@
 
 mod cuda;
 
-use super::pairs::expect_shape;
+use super::offsets::{add_offset_gradient, shape as offsets_shape};
+use super::pairs::{MAX_NEIGHBORS, expect_shape};
 use crate::device::gemm::{Store, View, ViewMut, product};
 use crate::device::simd::{Kernel, Simd, dispatch};
 use crate::device::workspace::{carve, padded, with_workspace};
@@ -28,10 +30,10 @@ use crate::{Error, Result};
 use std::ops::Range;
 use std::sync::Arc;
 
-/// Pairs of one tile.
-const TILE: usize = 128;
+/// Pairs of one tile; all of a point fit.
+const TILE: usize = MAX_NEIGHBORS;
 
-/// Inputs k, q, P, W, b, A.
+/// Inputs k, q, P, W, b, A and perhaps Δ.
 #[derive(Debug, Clone)]
 pub struct RelationMultiplier {
     /// The pairs.
@@ -137,6 +139,29 @@ impl<'a> Inputs<'a> {
                     Store::Replace,
                 );
             }
+        });
+    }
+
+    /// dΔ, by d_h = (d_r ⊙ (k − q)) W.
+    fn offset_gradient(self, d_e: &[f32], d_offsets: &mut [f32]) {
+        let (c, g, k) = (self.channels, self.groups, self.neighbors.k);
+        add_offset_gradient(self.neighbors, self.position, d_offsets, |point, d_h| {
+            let pairs: Vec<u32> = (point * k..(point + 1) * k).map(|p| p as u32).collect();
+            with_workspace(4 * padded(TILE * c) + padded(TILE * g), |mut rest| {
+                let mut tile = Tile::carve(&mut rest, c);
+                let d_r = carve(&mut rest, TILE * c);
+                let d_rows = carve(&mut rest, TILE * g);
+                self.fill(&pairs, &mut tile);
+                self.relation_gradient(&pairs, d_e, d_rows, d_r);
+                let difference = tile.difference[..k * c].iter();
+                d_r.iter_mut().zip(difference).for_each(|(d, x)| *d *= x);
+                product(
+                    ViewMut::new(d_h, k, c),
+                    View::new(d_r, k, c),
+                    View::new(self.weight, c, c),
+                    Store::Replace,
+                );
+            });
         });
     }
 
@@ -280,11 +305,16 @@ impl PointGradient<'_> {
     }
 }
 
+/// Which input Δ is, if it is given.
+fn offsets_input(inputs: usize) -> Option<usize> {
+    (inputs == 7).then_some(6)
+}
+
 impl RelationMultiplier {
     fn sizes(&self, inputs: &[Shape]) -> Result<[usize; 2]> {
         let name = self.name();
-        let [keys, queries, position, weight, bias, encode] = inputs else {
-            return Err(Error::shape(name, "needs k, q, P, W, b, A"));
+        let [keys, queries, position, weight, bias, encode, offsets @ ..] = inputs else {
+            return Err(Error::shape(name, "needs k, q, P, W, b, A and perhaps Δ"));
         };
         let (c, g) = (keys.cols, encode.rows);
         expect_shape(name, "k", *keys, Shape::new(self.neighbors.points, c))?;
@@ -293,6 +323,9 @@ impl RelationMultiplier {
         expect_shape(name, "W", *weight, Shape::new(c, c))?;
         expect_shape(name, "b", *bias, Shape::new(1, c))?;
         expect_shape(name, "A", *encode, Shape::new(g, c))?;
+        for found in offsets {
+            expect_shape(name, "Δ", *found, offsets_shape(&self.neighbors))?;
+        }
         Ok([c, g])
     }
 
@@ -316,6 +349,9 @@ impl RelationMultiplier {
         };
         if let Some(d_keys) = io.d_input(0) {
             self.key_gradient(inputs, d_e, d_keys);
+        }
+        if let Some(d_offsets) = offsets_input(io.inputs()).and_then(|i| io.d_input(i)) {
+            inputs.offset_gradient(d_e, d_offsets);
         }
         let (points, k) = (self.neighbors.queries, self.neighbors.k);
         let (size, parts) = (Sums::size(c, g), self.parts());
@@ -447,7 +483,7 @@ mod tests {
         let k = table.neighbors.k;
         let mut e = Vec::new();
         for pair in 0..table.pairs() {
-            let h = table.hidden(&x[2], pair);
+            let h = table.hidden_at(&x[2], pair, x.get(6));
             let relation: Vec<f64> = (0..c)
                 .map(|ch| {
                     let factor: f64 = (0..c).map(|l| x[3][ch * c + l] * h[l]).sum();
@@ -474,14 +510,19 @@ mod tests {
             let op = RelationMultiplier {
                 neighbors: table.neighbors.clone(),
             };
-            Check::new(op)
-                .input(n, c)
-                .input(n, c)
-                .input(c, 4)
-                .input(c, c)
-                .input(1, c)
-                .input(g, c)
-                .run(|x| vec![naive(&table, x, c, g)]);
+            let (shape, values) = table.offsets();
+            let check = || {
+                Check::new(op.clone())
+                    .input(n, c)
+                    .input(n, c)
+                    .input(c, 4)
+                    .input(c, c)
+                    .input(1, c)
+                    .input(g, c)
+            };
+            check().run(|x| vec![naive(&table, x, c, g)]);
+            let check = check().input_values(shape, values);
+            check.run(|x| vec![naive(&table, x, c, g)]);
         }
     }
 }

@@ -236,6 +236,11 @@ impl Config {
         if self.data.train.is_empty() {
             return wrong("data.train", "names no scan");
         }
+        if self.network.get("heads").is_some() {
+            let fault = "scans have one label per point: heads beside the main one would never learn; leave them out, \
+                         or train them with a recipe of your own (train::recipe)";
+            return wrong("network.heads", fault);
+        }
         match (t.steps, t.epochs) {
             (Some(n), None) | (None, Some(n)) if n > 0 => {}
             _ => {

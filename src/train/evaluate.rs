@@ -83,7 +83,7 @@ impl Evaluator<'_> {
         let mut graph = Graph::new(self.params, Mode::Inference, Random::new(0, 0));
         let shape = Shape::new(seen.len(), self.network.input_channels());
         let feat = graph.input(Array::from(feat), shape)?;
-        let logits = self.network.record(&mut graph, &geometry, feat)?;
+        let logits = self.network.record(&mut graph, &geometry, feat.into())?;
         graph.keep(logits);
         let run = self.executor.run(&graph, None)?;
         let classes = self.network.classes();

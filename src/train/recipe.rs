@@ -133,7 +133,7 @@ impl Recipe for Supervised {
         let target = Array::from(batch.target);
         let mut graph = Graph::new(&learner.params, Mode::Training, at.random);
         let feat = graph.input(Array::from(batch.feat), shape)?;
-        let logits = learner.network.record(&mut graph, &geometry, feat)?;
+        let logits = learner.network.record(&mut graph, &geometry, feat.into())?;
         let loss = self.record(&mut graph, logits, target.clone())?;
         graph.keep(logits);
         graph.keep(loss);

@@ -7,7 +7,7 @@ use super::{Case, Recorded};
 use crate::device::random::Random;
 use crate::geometry::{MISSING, Neighbors};
 use crate::graph::{Executor, Graph, Mode, Params};
-use crate::nn::{AttentionConfig, Block, WeightEncoding};
+use crate::nn::{AttentionConfig, Block, Pairs, WeightEncoding};
 use crate::{Error, Result};
 use std::sync::Arc;
 
@@ -65,7 +65,8 @@ pub(super) fn run(case: &Case<'_>, report: &mut Report) -> Result<()> {
     folded(case, &block, &params, &neighbors, report)?;
     both_modes(case, &mut params, "feat", LIMITS, report, |graph| {
         let x = input(graph, case.file, "input.feat")?;
-        let output = block.record(graph, x, &neighbors)?;
+        let pairs = Pairs::new(graph, &neighbors, None)?;
+        let output = block.record(graph, x, &pairs)?;
         let mut recorded = Recorded::new(output, &[("feat", x)]);
         for name in ["attn_in", "attn_out"] {
             recorded
@@ -86,7 +87,8 @@ fn folded(
 ) -> Result<()> {
     let mut graph = Graph::new(params, Mode::Inference, Random::new(0, 0));
     let x = input(&mut graph, case.file, "input.feat")?;
-    let y = block.record(&mut graph, x, neighbors)?;
+    let pairs = Pairs::new(&mut graph, neighbors, None)?;
+    let y = block.record(&mut graph, x, &pairs)?;
     graph.keep(y);
     let mut executor = Executor::new(case.device);
     let run = executor.run(&graph, None)?;
@@ -108,7 +110,8 @@ fn weight_logits(
     crate::weights::load_state(&mut fresh, &case.file.with_prefix("state."))?;
     let mut graph = Graph::new(&fresh, Mode::Frozen, Random::new(0, 0));
     let x = input(&mut graph, case.file, "input.feat")?;
-    let y = block.record(&mut graph, x, neighbors)?;
+    let pairs = Pairs::new(&mut graph, neighbors, None)?;
+    let y = block.record(&mut graph, x, &pairs)?;
     graph.keep(y);
     let (Some(e), Some(st)) = (graph.tapped("relation"), graph.tapped("coefficients")) else {
         return Ok(());

@@ -216,7 +216,7 @@ impl Trainer {
             network.geometry(self.model.params.device(), &batch.coord, &batch.offsets)?;
         let mut graph = Graph::new(&self.model.params, Mode::Training, Random::new(0, step));
         let feat = graph.input(batch.feat.clone(), batch.shape(&**network))?;
-        let logits = network.record(&mut graph, &geometry, feat)?;
+        let logits = network.record(&mut graph, &geometry, feat.into())?;
         let loss = self.record_loss(&mut graph, logits, target.clone())?;
         graph.keep(logits);
         graph.keep(loss);
@@ -280,7 +280,7 @@ impl Trainer {
             network.geometry(self.model.params.device(), &batch.coord, &batch.offsets)?;
         let mut graph = Graph::new(&self.model.params, mode, Random::new(0, 0));
         let feat = graph.input(batch.feat.clone(), batch.shape(&**network))?;
-        let logits = network.record(&mut graph, &geometry, feat)?;
+        let logits = network.record(&mut graph, &geometry, feat.into())?;
         graph.keep(logits);
         let run = self.executor.run(&graph, None)?;
         Ok(run.read(logits).to_vec())

@@ -159,7 +159,7 @@ fn inference(
 ) -> Result<()> {
     let mut graph = Graph::new(&model.params, mode, Random::new(0, 0));
     let feat = graph.input(input.feat.clone(), input.shape(&*model.network))?;
-    let logits = model.network.record(&mut graph, geometry, feat)?;
+    let logits = model.network.record(&mut graph, geometry, feat.into())?;
     graph.keep(logits);
     let stages = case.file.iter().map(|(name, _)| name);
     let mut wanted = vec![("eval_logits".to_string(), logits)];
@@ -225,7 +225,7 @@ fn training(
     let mut gradients = Gradients::new(model.params.layout().clone(), case.device)?;
     let mut graph = Graph::new(&model.params, Mode::Training, Random::new(0, 0));
     let feat = graph.input(input.feat.clone(), input.shape(&*model.network))?;
-    let logits = model.network.record(&mut graph, geometry, feat)?;
+    let logits = model.network.record(&mut graph, geometry, feat.into())?;
     let loss = graph.push(CrossEntropy::new(target, ignored(case.file)), &[logits])?;
     graph.keep(logits);
     graph.keep(loss);

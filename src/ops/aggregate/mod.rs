@@ -16,6 +16,7 @@
 //! | B, b | [G, G], [1, G] | second weight-encoding layer |
 //! | v | [N, C] | values |
 //! | P, W2, b2 | [C, 4], [C, C], [1, C] | position bias; left out together when there is none |
+//! | Δ | [N·K, 3] | optional, behind P, W2 and b2: from `offsets`, for the gradient only |
 //! | y | [N, C] | attended features |
 //!
 //! Backward: h and u are computed again; d_v over the transposed neighbour list. Saves: softmax weights, [N·K, G].
@@ -23,9 +24,11 @@
 
 pub(super) mod cpu;
 pub(super) mod cuda;
+mod offsets;
 #[cfg(test)]
 mod tests;
 
+use super::offsets::shape as offsets_shape;
 use super::pairs::{Sizes, expect_shape, parts};
 use crate::device::Device;
 use crate::geometry::Neighbors;
@@ -33,7 +36,7 @@ use crate::graph::{Backward, Forward, Op, Plan, Shape};
 use crate::{Error, Result};
 use std::sync::Arc;
 
-/// Attention weights and the weighted sum; inputs e, st, B, b, v and, with a position bias, P, W2, b2.
+/// Attention weights and the weighted sum; inputs e, st, B, b, v and, with a position bias, P, W2, b2 and perhaps Δ.
 #[derive(Debug, Clone)]
 pub struct Aggregate {
     /// The pairs.
@@ -46,14 +49,20 @@ pub struct Aggregate {
 
 /// True when positions take part.
 fn has_bias(inputs: usize) -> bool {
-    inputs == 8
+    inputs >= 8
+}
+
+/// Which input Δ is, if it is given.
+fn offsets_input(inputs: usize) -> Option<usize> {
+    (inputs == 9).then_some(8)
 }
 
 impl Aggregate {
     fn check(&self, inputs: &[Shape]) -> Result<Sizes> {
         let name = self.name();
-        if inputs.len() != 5 && inputs.len() != 8 {
-            let fault = "needs e, st, B, b, v and P, W2, b2 if there is a position bias";
+        if ![5, 8, 9].contains(&inputs.len()) {
+            let fault =
+                "needs e, st, B, b, v and P, W2, b2 and perhaps Δ if there is a position bias";
             return Err(Error::shape(name, fault));
         }
         if !(0.0..1.0).contains(&self.rate) {
@@ -73,6 +82,9 @@ impl Aggregate {
             expect_shape(name, "P", inputs[5], Shape::new(channels, 4))?;
             expect_shape(name, "W2", inputs[6], Shape::new(channels, channels))?;
             expect_shape(name, "b2", inputs[7], Shape::new(1, channels))?;
+        }
+        if let Some(i) = offsets_input(inputs.len()) {
+            expect_shape(name, "Δ", inputs[i], offsets_shape(&self.neighbors))?;
         }
         Ok(sizes)
     }
@@ -100,12 +112,16 @@ impl Op for Aggregate {
         if has_bias(inputs.len()) {
             reads_inputs.extend([5, 6, 7]);
         }
+        let offsets = match offsets_input(inputs.len()) {
+            Some(_) => offsets::scratch_on(points, sizes),
+            None => 0,
+        };
         Ok(Plan {
             saved: vec![inputs[0].len()],
             forward_scratch: cpu::packed_words(sizes),
             backward_scratch: 4 * sizes.padded_channels() + partials,
             forward_scratch_cuda: cuda::forward_scratch(inputs[0].rows, sizes),
-            backward_scratch_cuda: cuda::backward_scratch(points, sizes),
+            backward_scratch_cuda: cuda::backward_scratch(points, sizes).max(offsets),
             reads_inputs,
             ..Plan::of(Shape::new(points, sizes.channels))
         })
@@ -121,8 +137,14 @@ impl Op for Aggregate {
 
     fn backward(&self, io: &mut Backward<'_>) -> Result<()> {
         match io.device() {
-            Device::Cuda(gpu) => cuda::backward(self, gpu, io)?,
-            Device::Cpu => cpu::backward(self, io),
+            Device::Cuda(gpu) => {
+                cuda::backward(self, gpu, io)?;
+                offsets::backward_on(self, gpu, io)?;
+            }
+            Device::Cpu => {
+                cpu::backward(self, io);
+                offsets::backward(self, io);
+            }
         }
         Ok(())
     }

@@ -31,14 +31,14 @@ fn naive(table: &Table, groups: usize, rate: f32, x: &[Vec<f64>]) -> Vec<Vec<f64
     let mut y = vec![0.0; table.points() * channels];
     for pair in 0..table.pairs() {
         let Some(row) = table.row(pair) else { continue };
-        let h = if x.len() == 8 {
-            table.hidden(&x[5], pair)
+        let h = if x.len() >= 8 {
+            table.hidden_at(&x[5], pair, x.get(8))
         } else {
             Vec::new()
         };
         for c in 0..channels {
             let mut value = x[4][row * channels + c];
-            if x.len() == 8 {
+            if x.len() >= 8 {
                 let w2 = &x[6][c * channels..][..channels];
                 value += x[7][c] + h.iter().zip(w2).map(|(h, w)| h * w).sum::<f64>();
             }
@@ -68,7 +68,16 @@ fn position(table: &Table, channels: usize) -> Vec<f32> {
     p
 }
 
-fn check(table: &Table, [channels, groups]: [usize; 2], has_bias: bool, rate: f32) {
+fn check(table: &Table, widths: [usize; 2], has_bias: bool, rate: f32) {
+    prepared(table, widths, has_bias, rate).run(|x| naive(table, widths[1], rate, x));
+}
+
+fn prepared(
+    table: &Table,
+    [channels, groups]: [usize; 2],
+    has_bias: bool,
+    rate: f32,
+) -> Check<Aggregate> {
     let (points, pairs) = (table.points(), table.pairs());
     let mut check = Check::new(Aggregate {
         neighbors: table.neighbors.clone(),
@@ -86,7 +95,24 @@ fn check(table: &Table, [channels, groups]: [usize; 2], has_bias: bool, rate: f3
             .input(channels, channels)
             .input(1, channels);
     }
-    check.run(|x| naive(table, groups, rate, x));
+    check
+}
+
+#[test]
+fn matches_naive_with_a_gradient_of_the_offsets() {
+    let run = |table: &Table, widths: [usize; 2], rate: f32| {
+        let (shape, values) = table.offsets();
+        prepared(table, widths, true, rate)
+            .input_values(shape, values)
+            .run(|x| naive(table, widths[1], rate, x));
+    };
+    for widths in WIDTHS {
+        run(&case(16, widths).0, widths, 0.0);
+    }
+    for table in tables() {
+        run(&table, [12, 3], 0.0);
+    }
+    run(&case(5, [24, 6]).0, [24, 6], 0.4);
 }
 
 #[test]

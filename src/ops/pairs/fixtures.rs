@@ -3,6 +3,7 @@
 use super::Sizes;
 use crate::device::random::{Random, Sequence};
 use crate::geometry::{MISSING, Neighbors};
+use crate::graph::Shape;
 use std::sync::Arc;
 
 /// A neighbour table that answers in `f64`.
@@ -51,12 +52,25 @@ impl Table {
 
     /// h of a pair for P ([C, 4]).
     pub fn hidden(&self, p: &[f64], pair: usize) -> Vec<f64> {
+        self.hidden_at(p, pair, None)
+    }
+
+    /// h of a pair for P ([C, 4]) and, where they are given, offsets other than the table's ([N·K, 3]).
+    pub fn hidden_at(&self, p: &[f64], pair: usize, offsets: Option<&Vec<f64>>) -> Vec<f64> {
+        let delta = |a: usize| offsets.map_or_else(|| self.delta(pair, a), |d| d[3 * pair + a]);
         p.chunks_exact(4)
             .map(|p| {
-                let z: f64 = (0..3).map(|a| p[a] * self.delta(pair, a)).sum();
+                let z: f64 = (0..3).map(|a| p[a] * delta(a)).sum();
                 (z + p[3]).max(0.0)
             })
             .collect()
+    }
+
+    /// The table's offsets as a value [N·K, 3].
+    pub fn offsets(&self) -> (Shape, Vec<f32>) {
+        let pairs = 0..self.pairs();
+        let values = pairs.flat_map(|p| (0..3).map(move |a| self.neighbors.delta[a][p]));
+        (Shape::new(self.pairs(), 3), values.collect())
     }
 }
 

@@ -1,9 +1,10 @@
 //! The relation on a GPU: launches of `kernels/relation.cu`.
 
 use super::super::gather::Listed;
+use super::super::offsets::{HiddenOn, add_offset_gradient_on};
 use super::super::pairs::{PairsOn, Sizes};
 use super::super::statistics::{ColumnChunks, add_column_sums_on, add_parts_on};
-use super::{Relation, has_bias};
+use super::{Relation, has_bias, offsets_input};
 use crate::Result;
 use crate::device::cuda::{Grid, args, kernels};
 use crate::device::{Gpu, Pointer};
@@ -153,7 +154,18 @@ pub(super) fn backward(op: &Relation, gpu: Gpu, io: &Backward<'_>, sizes: Sizes)
     if has_bias {
         bias_gradient(op, gpu, io, (d_e, sizes))?;
     }
-    Ok(())
+    let Some(d_offsets) = offsets_input(io.inputs()).and_then(|i| io.d_input_on(i)) else {
+        return Ok(());
+    };
+    let pairs = PairsOn::new(&op.neighbors, gpu)?;
+    let hidden = HiddenOn {
+        a: d_e,
+        drop: None,
+        b: io.input_on(3),
+        is_per_point: false,
+        position: io.input_on(2),
+    };
+    add_offset_gradient_on(gpu, (pairs, sizes), hidden, (0, pairs.count), d_offsets)
 }
 
 /// Adds to d_P and d_M.

@@ -4,13 +4,13 @@ use crate::ops::pairs::fixtures::{Table, WIDTHS, case, tables};
 
 fn naive(table: &Table, groups: usize, x: &[Vec<f64>]) -> Vec<Vec<f64>> {
     let (constant, bias) = match x {
-        [_, _, p, m, c] => (c, Some((p, m))),
+        [_, _, p, m, c] | [_, _, p, m, c, _] => (c, Some((p, m))),
         [_, _, c] => (c, None),
-        _ => panic!("three or five inputs"),
+        _ => panic!("three, five or six inputs"),
     };
     let mut e = vec![0.0; table.pairs() * groups];
     for (pair, e) in e.chunks_exact_mut(groups).enumerate() {
-        let h = bias.map(|(p, _)| table.hidden(p, pair));
+        let h = bias.map(|(p, _)| table.hidden_at(p, pair, x.get(5)));
         for (g, e) in e.iter_mut().enumerate() {
             let query = pair / table.neighbors.k * groups + g;
             *e = constant[g] - x[1][query];
@@ -25,6 +25,10 @@ fn naive(table: &Table, groups: usize, x: &[Vec<f64>]) -> Vec<Vec<f64>> {
 }
 
 fn check(table: &Table, [channels, groups]: [usize; 2], has_bias: bool) {
+    check_with(table, [channels, groups], has_bias, false);
+}
+
+fn check_with(table: &Table, [channels, groups]: [usize; 2], has_bias: bool, has_offsets: bool) {
     let points = table.points();
     let neighbors = table.neighbors.clone();
     let mut check = Check::new(Relation { neighbors })
@@ -33,10 +37,22 @@ fn check(table: &Table, [channels, groups]: [usize; 2], has_bias: bool) {
     if has_bias {
         check = check.input(channels, 4).input(groups, channels);
     }
-    let groups_of = |x: &[Vec<f64>]| x[x.len() - 1].len();
-    check
-        .input(1, groups)
-        .run(|x| naive(table, groups_of(x), x));
+    check = check.input(1, groups);
+    if has_offsets {
+        let (shape, values) = table.offsets();
+        check = check.input_values(shape, values);
+    }
+    check.run(|x| naive(table, groups, x));
+}
+
+#[test]
+fn matches_naive_with_a_gradient_of_the_offsets() {
+    for widths in WIDTHS {
+        check_with(&case(16, widths).0, widths, true, true);
+    }
+    for table in tables() {
+        check_with(&table, [24, 6], true, true);
+    }
 }
 
 #[test]

@@ -3,9 +3,10 @@
 use super::super::linear::{
     add_input_gradient_on, add_weight_gradient_on, product_on, weight_gradient_words,
 };
-use super::super::pairs::PairsOn;
+use super::super::offsets::{HiddenOn, add_offset_gradient_on};
+use super::super::pairs::{self, PairsOn};
 use super::super::statistics::{ColumnChunks, add_column_sums_on, add_parts_on};
-use super::RelationMultiplier;
+use super::{RelationMultiplier, offsets_input};
 use crate::Result;
 use crate::device::cuda::{Grid, args, kernels};
 use crate::device::{Gpu, Pointer};
@@ -283,6 +284,23 @@ impl Chunked<'_> {
         if let Some(d_bias) = io.d_input_on(4) {
             let values = (d_f, None, Shape::new(rows, channels));
             add_column_sums_on(gpu, values, partials, d_bias)?;
+        }
+        if let Some(d_offsets) = offsets_input(io.inputs()).and_then(|i| io.d_input_on(i)) {
+            // d_h = d_f W: as a relation with as many groups as channels.
+            let sizes = pairs::Sizes {
+                k,
+                groups: channels,
+                channels,
+            };
+            let hidden = HiddenOn {
+                a: d_f,
+                drop: None,
+                b: self.weight,
+                is_per_point: false,
+                position: self.position,
+            };
+            let range = (chunk.start, rows);
+            add_offset_gradient_on(gpu, (self.on, sizes), hidden, range, d_offsets)?;
         }
         let Some(d_position) = io.d_input_on(2) else {
             return Ok(());

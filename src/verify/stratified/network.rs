@@ -137,7 +137,7 @@ fn inference(
 ) -> Result<()> {
     let mut graph = Graph::new(&model.params, mode, Random::new(0, 0));
     let feat = graph.input(input.feat.clone(), input.shape(&*model.network))?;
-    let logits = model.network.record(&mut graph, geometry, feat)?;
+    let logits = model.network.record(&mut graph, geometry, feat.into())?;
     let mut wanted = vec![("out.eval_logits", logits, LOGITS)];
     for (name, _) in case.file.iter() {
         let stage = name.strip_prefix("mid.").filter(|n| n.ends_with("feats"));
@@ -172,7 +172,7 @@ fn training(
     let mut gradients = Gradients::new(model.params.layout().clone(), case.device)?;
     let mut graph = Graph::new(&model.params, Mode::Training, Random::new(0, 0));
     let feat = graph.input(input.feat.clone(), input.shape(&*model.network))?;
-    let logits = model.network.record(&mut graph, geometry, feat)?;
+    let logits = model.network.record(&mut graph, geometry, feat.into())?;
     let loss = graph.push(CrossEntropy::new(target, ignored(case.file)?), &[logits])?;
     graph.keep(logits);
     graph.keep(loss);

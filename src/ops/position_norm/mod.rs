@@ -10,23 +10,24 @@
 //! | W1 | [C, 3] | weight of the first layer |
 //! | b1, γ, β, running mean, running variance | [1, C] | its bias, parameters and buffers of the norm |
 //! | neighbors | N·K offsets | missing slots are zero offsets and take part in μ and Σ, as in the official code |
+//! | Δ | [N·K, 3] | optional: from `offsets`, for the gradient only |
 //! | P | [C, 4] | the affine map |
 //! | mean, variance | [1, C] | of the batch, the variance unbiased; with batch statistics only |
 //!
 //! Backward: analytic from dP. With batch statistics b1 cancels and gets no gradient. Saves nothing. Time: O(C), f64.
 
+mod cuda;
+
 use super::Statistics;
+use super::offsets::shape as offsets_shape;
 use super::pairs::expect_shape;
-use crate::device::cuda::{Grid, args, kernels};
-use crate::device::{Device, Gpu};
+use crate::device::Device;
 use crate::geometry::{Moments, Neighbors};
 use crate::graph::{Backward, Forward, Op, Plan, Shape};
 use crate::{Error, Result};
 use std::sync::Arc;
 
-kernels!("position_norm");
-
-/// The position map; inputs W1, b1, γ, β, running mean, running variance.
+/// The position map; inputs W1, b1, γ, β, running mean, running variance and perhaps Δ.
 #[derive(Debug, Clone)]
 pub struct PositionNorm {
     /// The pairs whose offsets are normalised.
@@ -107,6 +108,7 @@ impl PositionNorm {
         let moments = self.neighbors.moments();
         let inputs: Vec<&[f32]> = (0..6).map(|i| io.input(i)).collect();
         let mut d = [0, 1, 2, 3].map(|i| io.d_input(i));
+        let mut d_moments = MomentGradient::default();
         for c in 0..channels {
             let channel = self.channel(moments, &inputs, c);
             let [gx, gy, gz, shift]: [f64; 4] =
@@ -118,6 +120,7 @@ impl PositionNorm {
                 Statistics::Batch => -0.5 * d_a * channel.gamma * channel.r.powi(3),
                 Statistics::Running => 0.0,
             };
+            d_moments.add(&channel, a * shift, d_variance);
             // With batch statistics b − mean = −w μ: the shift depends on w, and not on b.
             let (d_mean_w, d_b) = match self.statistics {
                 Statistics::Batch => (-a * shift, 0.0),
@@ -137,73 +140,48 @@ impl PositionNorm {
                 }
             }
         }
+        let d_offsets = offsets_input(io.inputs()).and_then(|i| io.d_input(i));
+        if let (Statistics::Batch, Some(d_offsets)) = (self.statistics, d_offsets) {
+            d_moments.spread(&self.neighbors, moments, d_offsets);
+        }
     }
 }
 
-impl PositionNorm {
-    fn cuda_forward(&self, gpu: Gpu, io: &Forward<'_>) -> Result<()> {
-        let channels = io.shape(0).rows;
-        let moments = self.neighbors.moments_on(gpu)?;
-        let pairs = self.neighbors.index.len();
-        let [w, b, gamma, beta, mean, variance] = [0, 1, 2, 3, 4, 5].map(|i| io.input_on(i));
-        let batch = self.statistics == Statistics::Batch;
-        let out = |i: usize| batch.then(|| io.output_on(i));
-        let args = args![
-            w,
-            b,
-            gamma,
-            beta,
-            mean,
-            variance,
-            moments,
-            channels,
-            pairs,
-            batch,
-            self.epsilon,
-            io.output_on(0),
-            out(1),
-            out(2)
-        ];
-        gpu.launch(
-            &KERNELS,
-            "position_norm_forward",
-            Grid::strided(channels),
-            args,
-        )
+/// What flows into the moments of the offsets.
+#[derive(Default)]
+struct MomentGradient {
+    mean: [f64; 3],
+    covariance: [[f64; 3]; 3],
+}
+
+impl MomentGradient {
+    /// Of one channel with batch statistics, from a · d_shift and dσ².
+    fn add(&mut self, channel: &Channel, shift: f64, d_variance: f64) {
+        for i in 0..3 {
+            self.mean[i] -= shift * channel.w[i];
+            for j in 0..3 {
+                self.covariance[i][j] += d_variance * channel.w[i] * channel.w[j];
+            }
+        }
     }
 
-    fn cuda_backward(&self, gpu: Gpu, io: &Backward<'_>) -> Result<()> {
-        let Some(d_position) = io.d_output_on(0) else {
-            return Ok(());
-        };
-        let channels = io.shape(0).rows;
-        let moments = self.neighbors.moments_on(gpu)?;
-        let [w, b, gamma, mean, variance] = [0, 1, 2, 4, 5].map(|i| io.input_on(i));
-        let [d_w, d_b, d_gamma, d_beta] = [0, 1, 2, 3].map(|i| io.d_input_on(i));
-        let batch = self.statistics == Statistics::Batch;
-        let args = args![
-            w,
-            b,
-            gamma,
-            mean,
-            variance,
-            moments,
-            d_position,
-            channels,
-            batch,
-            self.epsilon,
-            d_w,
-            d_b,
-            d_gamma,
-            d_beta
-        ];
-        gpu.launch(
-            &KERNELS,
-            "position_norm_backward",
-            Grid::strided(channels),
-            args,
-        )
+    /// Adds dμ / n + 2/n dΣ (Δ − μ) to dΔ ([N·K, 3]) of all pairs.
+    fn spread(&self, neighbors: &Neighbors, moments: &Moments, d_offsets: &mut [f32]) {
+        let share = 1.0 / moments.count.max(1) as f64;
+        for (pair, d) in d_offsets.chunks_exact_mut(3).enumerate() {
+            let delta = |axis: usize| f64::from(neighbors.delta[axis][pair]) - moments.mean[axis];
+            let delta = [delta(0), delta(1), delta(2)];
+            for (axis, d) in d.iter_mut().enumerate() {
+                let slope = self.mean[axis] + 2.0 * dot(self.covariance[axis], delta);
+                *d += (share * slope) as f32;
+            }
+        }
     }
+}
+
+/// Which input Δ is, if it is given.
+fn offsets_input(inputs: usize) -> Option<usize> {
+    (inputs == 7).then_some(6)
 }
 
 impl Op for PositionNorm {
@@ -212,13 +190,14 @@ impl Op for PositionNorm {
     }
 
     fn plan(&self, inputs: &[Shape]) -> Result<Plan> {
-        let [w, vectors @ ..] = inputs else {
-            return Err(Error::shape(self.name(), "needs six inputs"));
+        let (&[w, ..], 6 | 7) = (inputs, inputs.len()) else {
+            return Err(Error::shape(self.name(), "needs six or seven inputs"));
         };
-        if vectors.len() != 5 {
-            return Err(Error::shape(self.name(), "needs six inputs"));
+        let (vectors, offsets) = inputs[1..].split_at(5);
+        expect_shape(self.name(), "the weight", w, Shape::new(w.rows, 3))?;
+        for found in offsets {
+            expect_shape(self.name(), "Δ", *found, offsets_shape(&self.neighbors))?;
         }
-        expect_shape(self.name(), "the weight", *w, Shape::new(w.rows, 3))?;
         let vector = Shape::new(1, w.rows);
         let names = ["bias", "gamma", "beta", "running mean", "running variance"];
         for (shape, name) in vectors.iter().zip(names) {
@@ -231,6 +210,7 @@ impl Op for PositionNorm {
         Ok(Plan {
             outputs,
             reads_inputs: (0..6).collect(),
+            backward_scratch_cuda: cuda::MOMENT_WORDS * offsets.len(),
             ..Plan::default()
         })
     }
@@ -253,103 +233,4 @@ impl Op for PositionNorm {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::graph::check::{Check, spread};
-    use crate::ops::pairs::fixtures::{Table, tables};
-
-    const EPSILON: f32 = 1e-3;
-
-    fn naive(table: &Table, x: &[Vec<f64>], statistics: Statistics) -> Vec<Vec<f64>> {
-        let channels = x[1].len();
-        let n = table.neighbors.index.len();
-        let mut out = vec![
-            vec![0.0; 4 * channels],
-            vec![0.0; channels],
-            vec![0.0; channels],
-        ];
-        for c in 0..channels {
-            let z: Vec<f64> = (0..n)
-                .map(|p| {
-                    x[1][c]
-                        + (0..3)
-                            .map(|a| x[0][3 * c + a] * table.delta(p, a))
-                            .sum::<f64>()
-                })
-                .collect();
-            let mut mean = z.iter().sum::<f64>() / n.max(1) as f64;
-            if n == 0 {
-                mean = x[1][c];
-            }
-            let square: f64 = z.iter().map(|z| (z - mean).powi(2)).sum();
-            let mut variance = square / n.max(1) as f64;
-            out[1][c] = mean;
-            out[2][c] = square / n.saturating_sub(1).max(1) as f64;
-            if statistics == Statistics::Running {
-                (mean, variance) = (x[4][c], x[5][c]);
-            }
-            let a = x[2][c] / (variance + f64::from(EPSILON)).sqrt();
-            for axis in 0..3 {
-                out[0][4 * c + axis] = a * x[0][3 * c + axis];
-            }
-            out[0][4 * c + 3] = a * (x[1][c] - mean) + x[3][c];
-        }
-        if statistics == Statistics::Running {
-            out.truncate(1);
-        }
-        out
-    }
-
-    #[test]
-    fn matches_naive_statistics_over_all_pairs() {
-        for table in tables() {
-            for statistics in [Statistics::Batch, Statistics::Running] {
-                let vector = Shape::new(1, 7);
-                let positive = spread(vector, 9).iter().map(|x| x.abs() + 0.5).collect();
-                let check = Check::new(PositionNorm {
-                    neighbors: table.neighbors.clone(),
-                    statistics,
-                    epsilon: EPSILON,
-                })
-                .input(7, 3);
-                // With batch statistics the bias cancels: its gradient is exactly zero.
-                let check = match statistics {
-                    Statistics::Batch => check.constant(vector, spread(vector, 7)),
-                    Statistics::Running => check.input(1, 7),
-                };
-                let check = check
-                    .input(1, 7)
-                    .input(1, 7)
-                    .constant(vector, spread(vector, 8))
-                    .constant(vector, positive);
-                let check = match statistics {
-                    Statistics::Batch => check.silent_output(1).silent_output(2),
-                    Statistics::Running => check,
-                };
-                check.run(|x| naive(&table, x, statistics));
-            }
-        }
-    }
-
-    #[test]
-    fn shapes_that_differ_are_rejected() {
-        let op = PositionNorm {
-            neighbors: tables().remove(0).neighbors,
-            statistics: Statistics::Batch,
-            epsilon: EPSILON,
-        };
-        let vector = Shape::new(1, 4);
-        let weight = Shape::new(4, 3);
-        assert!(
-            op.plan(&[weight, vector, vector, vector, vector, vector])
-                .is_ok()
-        );
-        let narrow = Shape::new(4, 2);
-        assert!(
-            op.plan(&[narrow, vector, vector, vector, vector, vector])
-                .is_err()
-        );
-        assert!(op.plan(&[weight, vector, vector]).is_err());
-        assert!(op.plan(&[]).is_err());
-    }
-}
+mod tests;

@@ -128,7 +128,10 @@ fn forms_of_inference_and_of_training_agree() {
             let feat: Vec<f32> = coord.iter().flatten().copied().collect();
             let shape = crate::graph::Shape::new(500, 3);
             let feat = graph.input(feat.into(), shape).unwrap();
-            let y = model.network.record(&mut graph, &geometry, feat).unwrap();
+            let y = model
+                .network
+                .record(&mut graph, &geometry, feat.into())
+                .unwrap();
             graph.keep(y);
             let mut executor = Executor::new(Device::Cpu);
             executor.run(&graph, None).unwrap().read(y).to_vec()
