@@ -26,6 +26,7 @@ mod cuda;
 
 use super::aggregate::cpu::{
     AttendBuffers, Attention, ValueBias, add_constants, attend, attention_weights, mask_missing,
+    start,
 };
 use super::pairs::{Sizes, expect_shape, load_deltas, pack_planes, pack_projection};
 use super::relation::{PositionBias, RelationInputs, relation_columns, relation_scratch};
@@ -192,6 +193,21 @@ struct Inputs<'a> {
     shift: &'a [f32],
 }
 
+impl Inputs<'_> {
+    /// The shift, and b2 where the weights of every point add up to 1.
+    fn fill_start(&self, start: &mut [f32]) {
+        start.copy_from_slice(self.shift);
+        if let Some(bias) = &self.attention.bias
+            && self.relation.neighbors.is_complete()
+        {
+            start
+                .iter_mut()
+                .zip(bias.constant)
+                .for_each(|(y, x)| *y += x);
+        }
+    }
+}
+
 /// The tiles of a chunk of points.
 struct Tiles<'a> {
     inputs: Inputs<'a>,
@@ -201,6 +217,8 @@ struct Tiles<'a> {
 
 /// Memory of a tile, all of it in cache.
 struct Buffers<'a> {
+    /// What every point starts at, [C].
+    start: &'a mut [f32],
     /// [3, stride]
     deltas: &'a mut [f32],
     /// Relation, [G, stride].
@@ -223,13 +241,15 @@ impl Kernel for Tiles<'_> {
         let (stride, tile) = (sizes.stride(), sizes.tile());
         let columns = sizes.groups * stride;
         let short = tile * sizes.groups * sizes.padded_width();
-        let words = padded(3 * stride)
+        let words = padded(sizes.channels)
+            + padded(3 * stride)
             + 2 * padded(columns)
             + padded(relation_scratch())
             + padded(short)
             + AttendBuffers::words(sizes);
         with_workspace(words, |mut rest| {
             let mut buffers = Buffers {
+                start: carve(&mut rest, sizes.channels),
                 deltas: carve(&mut rest, 3 * stride),
                 r: carve(&mut rest, columns),
                 w: carve(&mut rest, columns),
@@ -237,6 +257,7 @@ impl Kernel for Tiles<'_> {
                 short: carve(&mut rest, short),
                 attend: AttendBuffers::carve(&mut rest, sizes),
             };
+            self.inputs.fill_start(buffers.start);
             let mut first = self.first;
             for y in self.y.chunks_mut(tile * sizes.channels) {
                 let points = first..first + y.len() / sizes.channels;
@@ -267,53 +288,44 @@ impl Kernel for Tile<'_, '_> {
         let Inputs {
             relation,
             attention,
-            shift,
+            ..
         } = self.inputs;
         let (sizes, neighbors) = (relation.sizes, relation.neighbors);
         let pairs = self.points.start * sizes.k..self.points.end * sizes.k;
         let b = self.buffers;
-        load_deltas(neighbors, pairs.clone(), b.deltas);
+        let index = &neighbors.index[pairs.clone()];
+        load_deltas(neighbors, pairs, b.deltas);
         relation_columns(s, *relation, self.points.clone(), b.deltas, b.hidden, b.r);
         rectify(s, b.r);
         attention_weights(s, attention, self.points.len(), b.r, b.w);
         if !neighbors.is_complete() {
-            mask_missing(&neighbors.index[pairs], b.w, sizes.stride());
+            mask_missing(index, b.w, sizes.stride());
         }
-        let short = &mut b.short[..self.points.len() * sizes.groups * sizes.padded_width()];
-        start(sizes, shift, short);
-        if let Some(bias) = &attention.bias {
-            add_constants(s, sizes, bias.constant, b.w, b.attend.sums, short);
+        let is_padded = sizes.padded_width() != sizes.width();
+        let short = self.points.len() * sizes.groups * sizes.padded_width();
+        let y = match is_padded {
+            true => &mut b.short[..short],
+            false => &mut *self.y,
+        };
+        start(sizes, b.start, y);
+        if let Some(bias) = &attention.bias
+            && !neighbors.is_complete()
+        {
+            add_constants(s, sizes, bias.constant, b.w, b.attend.sums, y);
         }
-        attend(
-            s,
-            attention,
-            self.points,
-            b.deltas,
-            b.w,
-            &mut b.attend,
-            short,
-        );
-        finish(sizes, short, self.y);
+        attend(s, attention, self.points, b.deltas, b.w, &mut b.attend, y);
+        match is_padded {
+            true => finish(sizes, &b.short[..short], self.y),
+            false => rectify(s.narrow(), self.y),
+        }
     }
 }
 
+/// ReLU in place; NaN stays NaN. The number of values is a multiple of the lanes.
 #[inline(always)]
 fn rectify<S: Simd>(s: S, values: &mut [f32]) {
     for x in values.chunks_exact_mut(S::LANES) {
         s.store(x, s.max(s.zero(), s.load(x)));
-    }
-}
-
-/// Every point of y ([points, G, padded I]) starts at the shift ([C]).
-#[inline(always)]
-fn start(sizes: Sizes, shift: &[f32], y: &mut [f32]) {
-    let short = sizes.padded_width();
-    y.fill(0.0);
-    for point in y.chunks_exact_mut(sizes.groups * short) {
-        let groups = shift.chunks_exact(sizes.width());
-        for (y, shift) in point.chunks_exact_mut(short).zip(groups) {
-            y[..shift.len()].copy_from_slice(shift);
-        }
     }
 }
 

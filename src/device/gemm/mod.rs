@@ -4,7 +4,7 @@
 
 mod tile;
 
-pub use tile::tile_product;
+pub use tile::{block_product, tile_product};
 
 /// A matrix of `f32` in a slice, with any strides.
 #[derive(Debug, Clone, Copy)]
@@ -168,6 +168,19 @@ mod tests {
         }
     }
 
+    /// A product in blocks of `MR` rows and `NV` vectors.
+    struct Blocks<'a, const MR: usize, const NV: usize>(Tile<'a>);
+
+    impl<const MR: usize, const NV: usize> Kernel for Blocks<'_, MR, NV> {
+        type Output = ();
+
+        #[inline(always)]
+        fn run<S: Simd>(self, s: S) {
+            let Tile(c, a, b, store) = self.0;
+            block_product::<S, MR, NV>(s, c, a, b, store);
+        }
+    }
+
     fn naive(a: &View<'_>, b: &View<'_>, i: usize, j: usize) -> f32 {
         let at = |v: &View<'_>, r: usize, c: usize| {
             f64::from(v.values[r * v.row_stride + c * v.col_stride])
@@ -249,6 +262,25 @@ mod tests {
                 for transpose in [false, true] {
                     compare(sizes, transpose, |c, a, b, store| {
                         dispatch_at(level, Tile(c, a, b, store));
+                    });
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn block_product_matches_naive_at_every_level() {
+        for level in Level::ALL.into_iter().filter(|l| l.is_available()) {
+            for sizes in SIZES {
+                for transpose in [false, true] {
+                    compare(sizes, transpose, |c, a, b, store| {
+                        dispatch_at(level, Blocks::<6, 4>(Tile(c, a, b, store)));
+                    });
+                    compare(sizes, transpose, |c, a, b, store| {
+                        dispatch_at(level, Blocks::<16, 1>(Tile(c, a, b, store)));
+                    });
+                    compare(sizes, transpose, |c, a, b, store| {
+                        dispatch_at(level, Blocks::<8, 3>(Tile(c, a, b, store)));
                     });
                 }
             }

@@ -1,209 +1,25 @@
 //! Tiles of points: forward, and what forward shares with the fused inference form.
 
+mod attend;
 mod gradient;
 
+pub(in super::super) use attend::{
+    AttendBuffers, Attention, ValueBias, add_constants, attend, attention_weights, mask_missing,
+    packed_words, start,
+};
 pub(super) use gradient::{Layout, backward};
 
 use super::super::pairs::{
-    CHUNK, PairRows, Projection, Sizes, columns_to_rows, dropout_factor, for_each_rows_of_two,
-    gather_values, hidden_rows, load_deltas, pack_planes, pack_projection, project,
-    rows_to_columns, softmax, weight_sums,
+    Sizes, columns_to_rows, dropout_factor, for_each_rows_of_two, load_deltas, rows_to_columns,
 };
 use super::{Aggregate, has_bias};
-use crate::device::gemm::{Store, View, ViewMut, tile_product};
 use crate::device::random::Random;
 use crate::device::simd::{Kernel, Simd, dispatch};
 use crate::device::workspace::{carve, padded, with_workspace};
-use crate::geometry::{MISSING, Neighbors};
+use crate::geometry::Neighbors;
 use crate::graph::Forward;
+use attend::{pack_bias, unpad};
 use std::ops::Range;
-
-/// Second weight-encoding layer and the values.
-#[derive(Debug, Clone, Copy)]
-pub(in super::super) struct Attention<'a> {
-    pub neighbors: &'a Neighbors,
-    pub sizes: Sizes,
-    /// B, [G, G]
-    pub weight: &'a [f32],
-    /// b, [G]
-    pub constant: &'a [f32],
-    /// v, [N, C]
-    pub values: &'a [f32],
-    pub bias: Option<ValueBias<'a>>,
-}
-
-/// What positions add to the values, packed.
-#[derive(Debug, Clone, Copy)]
-pub(in super::super) struct ValueBias<'a> {
-    /// P as planes, [4, padded C]
-    pub planes: &'a [f32],
-    /// W2 from [`pack_projection`]
-    pub projection: &'a [f32],
-    /// b2, [C]
-    pub constant: &'a [f32],
-}
-
-/// Words of a packed position bias.
-pub(in super::super) fn packed_words(sizes: Sizes) -> usize {
-    let projection = sizes.groups * sizes.padded_channels() * sizes.padded_width();
-    padded(4 * sizes.padded_channels()) + padded(projection)
-}
-
-/// Packs P, W2 and b2 into `scratch`.
-pub(in super::super) fn pack_bias<'a>(
-    sizes: Sizes,
-    [position, w2, constant]: [&'a [f32]; 3],
-    mut scratch: &'a mut [f32],
-) -> ValueBias<'a> {
-    let planes = carve(&mut scratch, 4 * sizes.padded_channels());
-    pack_planes(position, sizes.padded_channels(), planes);
-    let projection = sizes.groups * sizes.padded_channels() * sizes.padded_width();
-    let projection_words = carve(&mut scratch, projection);
-    pack_projection(w2, sizes, projection_words);
-    ValueBias {
-        planes,
-        projection: projection_words,
-        constant,
-    }
-}
-
-/// Buffers of [`attend`].
-pub(in super::super) struct AttendBuffers<'a> {
-    hidden: &'a mut [f32],
-    u: &'a mut [f32],
-    pub sums: &'a mut [f32],
-}
-
-impl<'a> AttendBuffers<'a> {
-    /// Words that [`AttendBuffers::carve`] takes.
-    pub fn words(sizes: Sizes) -> usize {
-        let tile = sizes.tile();
-        padded(sizes.k * CHUNK) + padded(tile * sizes.groups * CHUNK) + padded(tile * sizes.groups)
-    }
-
-    /// Takes the buffers off `rest`.
-    pub fn carve(rest: &mut &'a mut [f32], sizes: Sizes) -> Self {
-        let tile = sizes.tile();
-        AttendBuffers {
-            hidden: carve(rest, sizes.k * CHUNK),
-            u: carve(rest, tile * sizes.groups * CHUNK),
-            sums: carve(rest, tile * sizes.groups),
-        }
-    }
-}
-
-/// Softmax weights, `w` ([G, stride]), from the rectified relation `r` ([G, stride]).
-#[inline(always)]
-pub(in super::super) fn attention_weights<S: Simd>(
-    s: S,
-    attention: &Attention<'_>,
-    points: usize,
-    r: &[f32],
-    w: &mut [f32],
-) {
-    let Sizes { k, groups, .. } = attention.sizes;
-    let stride = r.len() / groups;
-    let end = (points * k).next_multiple_of(16);
-    for (row, constant) in w.chunks_exact_mut(stride).zip(attention.constant) {
-        row.fill(*constant);
-    }
-    tile_product(
-        s,
-        ViewMut::strided(w, [groups, end], stride),
-        View::new(attention.weight, groups, groups),
-        View::strided(r, [groups, end], [stride, 1]),
-        Store::Add,
-    );
-    for row in w.chunks_exact_mut(stride) {
-        softmax(s, &mut row[..points * k], k);
-        row[points * k..].fill(0.0);
-    }
-}
-
-/// Zeroes the weights of neighbours that do not exist. `index` names those of the tile, `w` is [G, stride].
-#[inline(always)]
-pub(in super::super) fn mask_missing(index: &[u32], w: &mut [f32], stride: usize) {
-    for (pair, _) in index.iter().enumerate().filter(|(_, row)| **row == MISSING) {
-        for row in w.chunks_exact_mut(stride) {
-            row[pair] = 0.0;
-        }
-    }
-}
-
-/// Adds what is attended to y ([points, G, padded I]), without the constant of the positions. The weights `w`
-/// ([G, stride]) are masked already.
-#[inline(always)]
-pub(in super::super) fn attend<S: Simd>(
-    s: S,
-    attention: &Attention<'_>,
-    points: Range<usize>,
-    deltas: &[f32],
-    w: &[f32],
-    buffers: &mut AttendBuffers<'_>,
-    y: &mut [f32],
-) {
-    let sizes = attention.sizes;
-    let Sizes { k, groups, .. } = sizes;
-    let stride = w.len() / groups;
-    let index = &attention.neighbors.index[points.start * k..points.end * k];
-    gather_values(s, attention.values, index, w, sizes, y);
-    let Some(bias) = attention.bias else { return };
-    for chunk in sizes.chunks() {
-        let width = chunk.len();
-        let hidden = &mut buffers.hidden[..k * width];
-        let u = &mut buffers.u[..points.len() * groups * width];
-        for (point, u) in u.chunks_exact_mut(groups * width).enumerate() {
-            let pairs = PairRows::new(deltas, point * k..(point + 1) * k);
-            hidden_rows(s, bias.planes, chunk.clone(), pairs, hidden);
-            tile_product(
-                s,
-                ViewMut::new(u, groups, width),
-                View::strided(&w[point * k..], [groups, k], [stride, 1]),
-                View::new(hidden, k, width),
-                Store::Replace,
-            );
-        }
-        let projection = Projection {
-            packed: bias.projection,
-            first: chunk.start,
-            width,
-        };
-        project(s, projection, u, sizes, y);
-    }
-}
-
-/// Adds Σ_j w b2 to y ([points, G, padded I]). The weights `w` ([G, stride]) are masked already.
-#[inline(always)]
-pub(in super::super) fn add_constants<S: Simd>(
-    s: S,
-    sizes: Sizes,
-    constants: &[f32],
-    w: &[f32],
-    sums: &mut [f32],
-    y: &mut [f32],
-) {
-    let short = sizes.padded_width();
-    let sums = &mut sums[..y.len() / short];
-    weight_sums(s, w, sizes, sums);
-    let points = y.chunks_exact_mut(sizes.groups * short);
-    for (y, sums) in points.zip(sums.chunks_exact(sizes.groups)) {
-        let constants = constants.chunks_exact(sizes.width());
-        for ((y, sum), constants) in y.chunks_exact_mut(short).zip(sums).zip(constants) {
-            for (y, constant) in y.iter_mut().zip(constants) {
-                *y += *sum * constant;
-            }
-        }
-    }
-}
-
-/// Copies y ([points, G, padded I]) to rows of C values.
-#[inline(always)]
-pub(in super::super) fn unpad(sizes: Sizes, y: &[f32], out: &mut [f32]) {
-    let (short, width) = (sizes.padded_width(), sizes.width());
-    for (y, out) in y.chunks_exact(short).zip(out.chunks_exact_mut(width)) {
-        out.copy_from_slice(&y[..width]);
-    }
-}
 
 /// ReLU(scale · x + shift) of every column, in place.
 #[inline(always)]
@@ -227,6 +43,11 @@ struct Drop {
 }
 
 impl Drop {
+    /// True when the weights of every point and group add up to 1: nothing is missing, nothing dropped.
+    fn sums_to_one(self, neighbors: &Neighbors) -> bool {
+        neighbors.is_complete() && self.rate <= 0.0
+    }
+
     /// Multiplies the weights ([G, stride]) of the pairs from `first` on.
     fn apply(self, first: usize, pairs: usize, w: &mut [f32], groups: usize) {
         if self.rate <= 0.0 {
@@ -260,9 +81,19 @@ impl Kernel for ForwardTiles<'_> {
         let (stride, tile) = (sizes.stride(), sizes.tile());
         let columns = sizes.groups * stride;
         let short = tile * sizes.groups * sizes.padded_width();
-        let words =
-            padded(3 * stride) + 2 * padded(columns) + padded(short) + AttendBuffers::words(sizes);
+        let words = padded(sizes.channels)
+            + padded(3 * stride)
+            + 2 * padded(columns)
+            + padded(short)
+            + AttendBuffers::words(sizes);
         with_workspace(words, |mut rest| {
+            let start = carve(&mut rest, sizes.channels);
+            match self.attention.bias {
+                Some(bias) if self.drop.sums_to_one(self.attention.neighbors) => {
+                    start.copy_from_slice(bias.constant);
+                }
+                _ => start.fill(0.0),
+            }
             let deltas = carve(&mut rest, 3 * stride);
             let r = carve(&mut rest, columns);
             let w = carve(&mut rest, columns);
@@ -280,6 +111,7 @@ impl Kernel for ForwardTiles<'_> {
                     e: self.e,
                     st: self.st,
                     drop: self.drop,
+                    start,
                     points: points.clone(),
                     deltas,
                     r,
@@ -300,6 +132,8 @@ struct ForwardTile<'a, 'b> {
     e: &'a [f32],
     st: &'a [f32],
     drop: Drop,
+    /// What every point starts at, [C].
+    start: &'a [f32],
     points: Range<usize>,
     deltas: &'a mut [f32],
     r: &'a mut [f32],
@@ -320,6 +154,7 @@ impl Kernel for ForwardTile<'_, '_> {
         let pairs = self.points.start * k..self.points.end * k;
         let neighbors = self.attention.neighbors;
         load_deltas(neighbors, pairs.clone(), self.deltas);
+        let index = &neighbors.index[pairs.clone()];
         let e = &self.e[pairs.start * groups..pairs.end * groups];
         rows_to_columns(s, e, groups, self.r);
         scaled_relu(s, self.st, groups, self.r);
@@ -328,24 +163,33 @@ impl Kernel for ForwardTile<'_, '_> {
             columns_to_rows(s, self.w, groups, self.saved);
         }
         if !neighbors.is_complete() {
-            mask_missing(&neighbors.index[pairs.clone()], self.w, sizes.stride());
+            mask_missing(index, self.w, sizes.stride());
         }
         self.drop.apply(pairs.start, pairs.len(), self.w, groups);
-        let short = &mut self.short[..self.points.len() * groups * sizes.padded_width()];
-        short.fill(0.0);
-        if let Some(bias) = self.attention.bias {
-            add_constants(s, sizes, bias.constant, self.w, self.buffers.sums, short);
+        let is_padded = sizes.padded_width() != sizes.width();
+        let short = self.points.len() * groups * sizes.padded_width();
+        let y = match is_padded {
+            true => &mut self.short[..short],
+            false => &mut *self.y,
+        };
+        start(sizes, self.start, y);
+        if let Some(bias) = self.attention.bias
+            && !self.drop.sums_to_one(neighbors)
+        {
+            add_constants(s, sizes, bias.constant, self.w, self.buffers.sums, y);
         }
         attend(
             s,
             self.attention,
-            self.points,
+            self.points.clone(),
             self.deltas,
             self.w,
             self.buffers,
-            short,
+            y,
         );
-        unpad(sizes, short, self.y);
+        if is_padded {
+            unpad(sizes, &self.short[..short], self.y);
+        }
     }
 }
 

@@ -17,7 +17,9 @@ pub use hidden::{PairRows, hidden_columns, hidden_rows, pack_planes, position_gr
 pub use on::PairsOn;
 pub use order::{columns_to_rows, gather_columns, rows_to_columns};
 pub use softmax::{dropout_factor, softmax, softmax_gradient};
-pub use value::{Projection, gather_values, pack_projection, project, value_products, weight_sums};
+pub use value::{
+    Projection, gather_values, pack_projection, prefetch_rows, project, value_products, weight_sums,
+};
 
 use crate::device::parallel;
 use crate::geometry::Neighbors;

@@ -9,7 +9,11 @@ use crate::device::simd::Simd;
 pub fn softmax<S: Simd>(s: S, values: &mut [f32], k: usize) {
     if k.is_multiple_of(S::LANES) {
         for run in values.chunks_exact_mut(k) {
-            softmax_whole(s, run);
+            match k / S::LANES {
+                1 => softmax_vectors::<S, 1>(s, run),
+                2 => softmax_vectors::<S, 2>(s, run),
+                _ => softmax_whole(s, run),
+            }
         }
         return;
     }
@@ -21,6 +25,27 @@ pub fn softmax<S: Simd>(s: S, values: &mut [f32], k: usize) {
         padded[k..length].fill(f32::MIN);
         softmax_whole(s, &mut padded[..length]);
         run.copy_from_slice(&padded[..k]);
+    }
+}
+
+/// [`softmax_whole`] of `NV` vectors, which stay in registers.
+#[inline(always)]
+fn softmax_vectors<S: Simd, const NV: usize>(s: S, run: &mut [f32]) {
+    let mut values = [s.zero(); NV];
+    let mut top = s.splat(f32::NEG_INFINITY);
+    for (v, part) in values.iter_mut().zip(run.chunks_exact(S::LANES)) {
+        *v = s.load(part);
+        top = s.max(top, *v);
+    }
+    let top = s.splat(s.largest(top));
+    let mut sum = s.zero();
+    for v in &mut values {
+        *v = s.exp(s.sub(*v, top));
+        sum = s.add(sum, *v);
+    }
+    let scale = s.splat(1.0 / s.sum(sum));
+    for (v, part) in values.iter().zip(run.chunks_exact_mut(S::LANES)) {
+        s.store(part, s.mul(*v, scale));
     }
 }
 

@@ -3,12 +3,16 @@
 //! Results are held with groups padded to whole short vectors: [points, G, padded I].
 
 use super::{SHORT, Sizes};
-use crate::device::gemm::{Store, View, ViewMut, tile_product};
+use crate::device::gemm::{Store, View, ViewMut, block_product};
 use crate::device::simd::{MAX_LANES, Simd};
 use crate::geometry::MISSING;
 
 /// Short vectors that are summed in registers at once.
 const TOGETHER: usize = 6;
+/// Neighbours whose products are summed at once.
+const FOUR: usize = 4;
+/// Bytes that stay in the second-level cache anyway, so that hints would only cost time.
+const CACHED: usize = 1 << 20;
 
 /// A short vector of channels of one group.
 #[derive(Clone, Copy, Default)]
@@ -41,6 +45,17 @@ pub fn weight_sums<S: Simd>(s: S, w: &[f32], sizes: Sizes, out: &mut [f32]) {
             }
             *out = s.sum(sum);
         }
+    }
+}
+
+/// Hints that the rows of `table` ([points, width]) which `index` names will be read soon.
+#[inline(always)]
+pub fn prefetch_rows<S: Simd>(s: S, table: &[f32], index: &[u32], width: usize) {
+    if size_of_val(table) <= CACHED {
+        return;
+    }
+    for row in index.iter().filter(|row| **row != MISSING) {
+        s.prefetch(&table[*row as usize * width..][..width]);
     }
 }
 
@@ -146,6 +161,10 @@ pub fn value_products<S: Simd>(
     let stride = out.len() / sizes.groups;
     out.fill(0.0);
     let (k, channels, width) = (sizes.k, sizes.channels, sizes.width());
+    if width == SHORT && k.is_multiple_of(FOUR) {
+        short_products(s.narrow(), (v, index), d_y, sizes, out);
+        return;
+    }
     let points = index.chunks_exact(k).zip(d_y.chunks_exact(channels));
     for (point, (index, d_y)) in points.enumerate() {
         for (part, index) in index.chunks(S::LANES).enumerate() {
@@ -162,6 +181,46 @@ pub fn value_products<S: Simd>(
                 s.store_partial(out, products);
             }
             for (lane, _) in index.iter().enumerate().filter(|(_, row)| **row == MISSING) {
+                for group in 0..sizes.groups {
+                    out[group * stride + at + lane] = 0.0;
+                }
+            }
+        }
+    }
+}
+
+/// [`value_products`] where a group is one short vector and neighbours come in fours.
+#[inline(always)]
+fn short_products<S: Simd>(
+    s: S,
+    (v, index): (&[f32], &[u32]),
+    d_y: &[f32],
+    sizes: Sizes,
+    out: &mut [f32],
+) {
+    let stride = out.len() / sizes.groups;
+    let (k, channels) = (sizes.k, sizes.channels);
+    let points = index.chunks_exact(k).zip(d_y.chunks_exact(channels));
+    for (point, (index, d_y)) in points.enumerate() {
+        for (part, four) in index.chunks_exact(FOUR).enumerate() {
+            let mut rows = [&v[..0]; FOUR];
+            for (slice, row) in rows.iter_mut().zip(four) {
+                *slice = match *row {
+                    MISSING => d_y, // any row: its products are zeroed below
+                    row => &v[row as usize * channels..][..channels],
+                };
+            }
+            let at = point * k + part * FOUR;
+            for (group, d_y) in d_y.chunks_exact(SHORT).enumerate() {
+                let d_y = s.load(d_y);
+                let mut terms = [s.zero(); FOUR];
+                for (term, row) in terms.iter_mut().zip(rows) {
+                    *term = s.mul(d_y, s.load(&row[group * SHORT..]));
+                }
+                let out = out[group * stride + at..].first_chunk_mut();
+                s.sums_of_four(terms, out.expect("a column holds every pair"));
+            }
+            for (lane, _) in four.iter().enumerate().filter(|(_, row)| **row == MISSING) {
                 for group in 0..sizes.groups {
                     out[group * stride + at + lane] = 0.0;
                 }
@@ -225,21 +284,21 @@ pub struct Projection<'a> {
 /// Adds W2[:, chunk] · u to `y` ([points, G, padded I]); `u` is [points, G, chunk].
 #[inline(always)]
 pub fn project<S: Simd>(s: S, w2: Projection<'_>, u: &[f32], sizes: Sizes, y: &mut [f32]) {
-    let s = s.narrow();
     let (groups, short) = (sizes.groups, sizes.padded_width());
     let points = y.len() / (groups * short);
     for group in 0..groups {
         let rows = &w2.packed[(group * sizes.padded_channels() + w2.first) * short..];
-        tile_product(
-            s,
-            ViewMut::strided(&mut y[group * short..], [points, short], groups * short),
-            View::strided(
-                &u[group * w2.width..],
-                [points, w2.width],
-                [groups * w2.width, 1],
-            ),
-            View::new(rows, w2.width, short),
-            Store::Add,
+        let y = ViewMut::strided(&mut y[group * short..], [points, short], groups * short);
+        let u = View::strided(
+            &u[group * w2.width..],
+            [points, w2.width],
+            [groups * w2.width, 1],
         );
+        let rows = View::new(rows, w2.width, short);
+        if S::REGISTERS >= 32 {
+            block_product::<S::Narrow, 16, 1>(s.narrow(), y, u, rows, Store::Add);
+        } else {
+            block_product::<S::Narrow, 12, 1>(s.narrow(), y, u, rows, Store::Add);
+        }
     }
 }

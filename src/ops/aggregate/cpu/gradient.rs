@@ -1,54 +1,26 @@
 //! Backward: one pass over points for everything but d_v, one pass over neighbours for d_v.
 
+mod buffers;
+mod values;
+
+pub(in super::super) use buffers::Layout;
+
 use super::super::super::pairs::{
-    CHUNK, MAX_NEIGHBORS, PairRows, Partials, SHORT, Sizes, columns_to_rows, dropout_factor,
-    hidden_columns, hidden_rows, load_deltas, pack_planes, parts, position_gradient,
-    rows_to_columns, softmax_gradient, value_products, weight_sums,
+    PairRows, Partials, SHORT, Sizes, columns_to_rows, hidden_columns, hidden_rows, load_deltas,
+    pack_planes, parts, position_gradient, rows_to_columns, softmax_gradient, value_products,
+    weight_sums,
 };
 use super::super::{Aggregate, has_bias};
 use super::{Drop, mask_missing, scaled_relu};
-use crate::device::gemm::{Store, View, ViewMut, tile_product};
+use crate::device::gemm::{Store, View, ViewMut, block_product, tile_product};
 use crate::device::parallel;
 use crate::device::simd::{Kernel, Simd, dispatch};
-use crate::device::workspace::{carve, padded, with_workspace};
+use crate::device::workspace::{padded, with_workspace};
 use crate::geometry::Neighbors;
 use crate::graph::Backward;
+use buffers::Buffers;
 use std::ops::Range;
-
-/// Where each gradient lies in a partial result.
-#[derive(Debug, Clone, Copy)]
-pub(in super::super) struct Layout {
-    w2: usize,
-    b2: usize,
-    planes: usize,
-    weight: usize,
-    constant: usize,
-    st: usize,
-    /// Words of a partial result.
-    pub size: usize,
-}
-
-impl Layout {
-    pub fn new(sizes: Sizes) -> Self {
-        let Sizes {
-            groups, channels, ..
-        } = sizes;
-        let b2 = channels * channels;
-        let planes = b2 + channels;
-        let weight = planes + 4 * sizes.padded_channels();
-        let constant = weight + groups * sizes.padded_groups();
-        let st = constant + groups;
-        Layout {
-            w2: 0,
-            b2,
-            planes,
-            weight,
-            constant,
-            st,
-            size: st + 2 * groups,
-        }
-    }
-}
+use values::Values;
 
 #[derive(Clone, Copy)]
 struct Bias<'a> {
@@ -72,90 +44,6 @@ struct Inputs<'a> {
     saved: &'a [f32],
     d_y: &'a [f32],
     drop: Drop,
-}
-
-/// Buffers of a tile. Columns are [G, stride].
-struct Buffers<'a> {
-    deltas: &'a mut [f32],
-    e: &'a mut [f32],
-    r: &'a mut [f32],
-    soft: &'a mut [f32],
-    w: &'a mut [f32],
-    d: &'a mut [f32],
-    d_r: &'a mut [f32],
-    /// r as rows of padded G
-    r_rows: &'a mut [f32],
-    rows: &'a mut [f32],
-    sums: &'a mut [f32],
-    columns: &'a mut [f32],
-    hidden: &'a mut [f32],
-    d_hidden: &'a mut [f32],
-    u: &'a mut [f32],
-    d_u: &'a mut [f32],
-}
-
-impl<'a> Buffers<'a> {
-    fn sizes(sizes: Sizes) -> [usize; 15] {
-        let (stride, tile, groups) = (sizes.stride(), sizes.tile(), sizes.groups);
-        let columns = groups * stride;
-        let rows = stride * sizes.padded_groups();
-        let (hidden, u) = (sizes.k * CHUNK, tile * groups * CHUNK);
-        let position = CHUNK * stride;
-        [
-            3 * stride,
-            columns,
-            columns,
-            columns,
-            columns,
-            columns,
-            columns,
-            rows,
-            columns,
-            tile * groups,
-            position,
-            hidden,
-            hidden,
-            u,
-            u,
-        ]
-    }
-
-    fn carve(rest: &mut &'a mut [f32], sizes: Sizes) -> Self {
-        let [
-            deltas,
-            e,
-            r,
-            soft,
-            w,
-            d,
-            d_r,
-            r_rows,
-            rows,
-            sums,
-            columns,
-            hidden,
-            d_hidden,
-            u,
-            d_u,
-        ] = Self::sizes(sizes).map(|words| carve(rest, words));
-        Buffers {
-            deltas,
-            e,
-            r,
-            soft,
-            w,
-            d,
-            d_r,
-            r_rows,
-            rows,
-            sums,
-            columns,
-            hidden,
-            d_hidden,
-            u,
-            d_u,
-        }
-    }
 }
 
 struct Points<'a> {
@@ -227,7 +115,9 @@ impl Kernel for Tile<'_, '_> {
         scaled_relu(s, self.inputs.st, groups, b.r);
         rows_to_columns(s, &self.inputs.saved[rows], groups, b.soft);
         b.w.copy_from_slice(b.soft);
-        mask_missing(index, b.w, stride);
+        if !neighbors.is_complete() {
+            mask_missing(index, b.w, stride);
+        }
         self.inputs
             .drop
             .apply(pairs.start, pairs.len(), b.w, groups);
@@ -236,7 +126,9 @@ impl Kernel for Tile<'_, '_> {
             self.value_bias(s, bias, d_y);
         }
         let b = &mut *self.b;
-        mask_missing(index, b.d, stride);
+        if !neighbors.is_complete() {
+            mask_missing(index, b.d, stride);
+        }
         self.inputs
             .drop
             .apply(pairs.start, pairs.len(), b.d, groups);
@@ -267,18 +159,25 @@ impl Tile<'_, '_> {
         let sums = &mut b.sums[..self.points.len() * groups];
         weight_sums(s, b.w, sizes, sums);
         let d_b2 = &mut self.partial[self.layout.b2..][..channels];
+        let short = s.narrow();
         for (point, d_y) in d_y.chunks_exact(channels).enumerate() {
             for g in 0..groups {
                 let own = g * width..(g + 1) * width;
-                let sum = sums[point * groups + g];
-                let mut constant = 0.0;
-                let terms = d_y[own.clone()].iter().zip(&bias.constant[own.clone()]);
-                for ((d_y, b2), d_b2) in terms.zip(&mut d_b2[own]) {
-                    constant += d_y * b2;
-                    *d_b2 += d_y * sum;
+                let sum = short.splat(sums[point * groups + g]);
+                let mut products = short.zero();
+                let terms = d_y[own.clone()].chunks(SHORT);
+                let constants = bias.constant[own.clone()].chunks(SHORT);
+                for ((d_y, b2), d_b2) in terms.zip(constants).zip(d_b2[own].chunks_mut(SHORT)) {
+                    let d_y = short.load_partial(d_y);
+                    products = short.fma(d_y, short.load_partial(b2), products);
+                    let total = short.fma(d_y, sum, short.load_partial(d_b2));
+                    short.store_partial(d_b2, total);
                 }
+                let constant = s.splat(short.sum(products));
                 let run = &mut b.d[g * stride + point * k..][..k];
-                run.iter_mut().for_each(|d| *d += constant);
+                for part in run.chunks_mut(S::LANES) {
+                    s.store_partial(part, s.add(s.load_partial(part), constant));
+                }
             }
         }
         for chunk in sizes.chunks() {
@@ -321,14 +220,14 @@ impl Tile<'_, '_> {
             let hidden = &mut b.hidden[..k * chunk.len()];
             let d_hidden = &mut b.d_hidden[..k * chunk.len()];
             hidden_rows(s, bias.planes, chunk.clone(), pairs, hidden);
-            tile_product(
+            block_product::<S, 6, 3>(
                 s,
                 ViewMut::new(&mut b.u[point * row..], groups, chunk.len()),
                 w,
                 View::new(hidden, k, chunk.len()),
                 Store::Replace,
             );
-            tile_product(
+            wide_product(
                 s,
                 ViewMut::new(d_hidden, k, chunk.len()),
                 w.transposed(),
@@ -338,7 +237,7 @@ impl Tile<'_, '_> {
             let d_planes = &mut self.partial[d_planes.clone()];
             position_gradient(s, hidden, d_hidden, pairs, chunk.clone(), d_planes);
             let d_u = &b.d_u[point * row..][..row];
-            tile_product(
+            block_product::<S, 6, 1>(
                 s,
                 ViewMut::strided(&mut b.d[point * k..], [groups, k], stride),
                 View::strided(d_u, [groups, real], [chunk.len(), 1]),
@@ -365,7 +264,7 @@ impl Tile<'_, '_> {
         }
         for g in 0..groups {
             let w2 = &bias.w2[g * width * channels + chunk.start..];
-            tile_product(
+            wide_product(
                 s,
                 ViewMut::strided(&mut d_u[g * chunk.len()..], [points, real], row),
                 View::strided(&d_y[g * width..], [points, width], [channels, 1]),
@@ -387,7 +286,7 @@ impl Tile<'_, '_> {
         let row = groups * chunk.len();
         for g in 0..groups {
             let d_w2 = &mut self.partial[self.layout.w2..self.layout.b2];
-            tile_product(
+            wide_product(
                 s,
                 ViewMut::strided(
                     &mut d_w2[g * width * channels + chunk.start..],
@@ -459,71 +358,13 @@ impl Tile<'_, '_> {
     }
 }
 
-/// d_v of a run of points: Σ over the pairs in which the point is the neighbour.
-struct Values<'a> {
-    inputs: Inputs<'a>,
-    first: usize,
-    d_v: &'a mut [f32],
-}
-
-impl Kernel for Values<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<S: Simd>(self, s: S) {
-        let Sizes {
-            k,
-            groups,
-            channels,
-        } = self.inputs.sizes;
-        let drop = self.inputs.drop;
-        let lists = self.inputs.neighbors.transposed();
-        let mut dropped = [0.0; MAX_GROUPS];
-        for (point, d_v) in self.d_v.chunks_exact_mut(channels).enumerate() {
-            for &pair in lists.list(self.first + point) {
-                let pair = pair as usize;
-                let d_y = &self.inputs.d_y[pair / k * channels..][..channels];
-                let weights = &self.inputs.saved[pair * groups..][..groups];
-                for first in (0..groups).step_by(MAX_GROUPS) {
-                    let mut w = &weights[first..groups.min(first + MAX_GROUPS)];
-                    if drop.rate > 0.0 {
-                        for (g, (y, x)) in dropped.iter_mut().zip(w).enumerate() {
-                            let factor =
-                                dropout_factor(drop.random, drop.rate, groups, pair, first + g);
-                            *y = x * factor;
-                        }
-                        w = &dropped[..w.len()];
-                    }
-                    let from = first * self.inputs.sizes.width();
-                    add_scaled(s, w, &d_y[from..], self.inputs.sizes, &mut d_v[from..]);
-                }
-            }
-        }
-    }
-}
-
-/// Groups whose dropped weights are held at once.
-const MAX_GROUPS: usize = MAX_NEIGHBORS;
-
-/// y_c += w_g(c) x_c for the groups of `w`.
+/// A small product with as many values of the result in registers as there is room for.
 #[inline(always)]
-fn add_scaled<S: Simd>(s: S, w: &[f32], x: &[f32], sizes: Sizes, y: &mut [f32]) {
-    let s = s.narrow();
-    let width = sizes.width();
-    let groups = w
-        .iter()
-        .zip(x.chunks_exact(width))
-        .zip(y.chunks_exact_mut(width));
-    for ((w, x), y) in groups {
-        let w = s.splat(*w);
-        if width == SHORT {
-            s.store(y, s.fma(w, s.load(x), s.load(y)));
-            continue;
-        }
-        for (x, y) in x.chunks(SHORT).zip(y.chunks_mut(SHORT)) {
-            let sum = s.fma(w, s.load_partial(x), s.load_partial(y));
-            s.store_partial(y, sum);
-        }
+fn wide_product<S: Simd>(s: S, c: ViewMut<'_>, a: View<'_>, b: View<'_>, store: Store) {
+    if S::REGISTERS >= 32 {
+        block_product::<S, 8, 3>(s, c, a, b, store);
+    } else {
+        block_product::<S, 6, 2>(s, c, a, b, store);
     }
 }
 
