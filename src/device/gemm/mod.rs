@@ -1,9 +1,12 @@
-//! Matrix products on the host: whole matrices through the crate `gemm`, tiles in cache through a register kernel.
+//! Matrix products on the host: tall ones with a matrix packed once, tiles in cache through a register kernel, all
+//! others through the crate `gemm`.
 //!
-//! Both are sequential; callers cut the rows of the result into chunks and run those in parallel.
+//! All are sequential; callers cut the rows of the result into chunks and run those in parallel.
 
+mod panels;
 mod tile;
 
+pub use panels::{Finish, Panels};
 pub use tile::{block_product, tile_product};
 
 /// A matrix of `f32` in a slice, with any strides.
@@ -282,6 +285,35 @@ mod tests {
                     compare(sizes, transpose, |c, a, b, store| {
                         dispatch_at(level, Blocks::<8, 3>(Tile(c, a, b, store)));
                     });
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn product_with_panels_matches_naive() {
+        for [m, n, k] in SIZES {
+            let (x, w) = (spread(Shape::new(m, k), 1), spread(Shape::new(n, k), 2));
+            let (bias, residual) = (spread(Shape::new(1, n), 3), spread(Shape::new(m, n), 4));
+            let x = View::new(&x, m, k);
+            for w in [View::new(&w, n, k).transposed(), View::new(&w, k, n)] {
+                let mut packed = vec![f32::NAN; Panels::words(k, n)];
+                let panels = Panels::pack(w, &mut packed);
+                let finish = Finish {
+                    bias: Some(&bias),
+                    residual: Some(&residual),
+                    relu: true,
+                };
+                for (finish, what) in [(Finish::default(), "plain"), (finish, "finished")] {
+                    let mut y = vec![f32::NAN; m * n];
+                    panels.product(ViewMut::new(&mut y, m, n), x, finish);
+                    let want: Vec<f32> = (0..m * n)
+                        .map(|at| match (naive(&x, &w, at / n, at % n), what) {
+                            (y, "plain") => y,
+                            (y, _) => (y + bias[at % n] + residual[at]).max(0.0),
+                        })
+                        .collect();
+                    assert_close(&y, &want, 2e-6, &format!("{what} {m}×{n}×{k}"));
                 }
             }
         }

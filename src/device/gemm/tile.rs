@@ -22,16 +22,16 @@ struct TileProduct<'a> {
 
 /// Addresses of one register block: what the body of the kernel walks over.
 #[derive(Clone, Copy)]
-struct Block {
-    a: *const f32,
-    a_row: usize,
-    a_col: usize,
-    b: *const f32,
-    b_row: usize,
-    c: *mut f32,
-    c_row: usize,
-    inner: usize,
-    add: bool,
+pub(super) struct Block {
+    pub a: *const f32,
+    pub a_row: usize,
+    pub a_col: usize,
+    pub b: *const f32,
+    pub b_row: usize,
+    pub c: *mut f32,
+    pub c_row: usize,
+    pub inner: usize,
+    pub add: bool,
 }
 
 impl Block {
@@ -212,7 +212,7 @@ unsafe fn registers<S: Simd, const MR: usize, const NV: usize>(s: S, block: Bloc
 ///
 /// SAFETY: `inner` rows of b with NV vectors and MR values of a in each of `inner` columns are readable.
 #[inline(always)]
-unsafe fn accumulate<S: Simd, const MR: usize, const NV: usize>(
+pub(super) unsafe fn accumulate<S: Simd, const MR: usize, const NV: usize>(
     s: S,
     block: Block,
     sums: &mut [[S::V; NV]; MR],
