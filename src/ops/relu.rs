@@ -10,6 +10,7 @@
 //! Backward: the gradient passes where y > 0. Saves: nothing, reads its own output. Time and memory: O(N·C).
 
 use crate::device::cuda::{Grid, args, kernels};
+use crate::device::simd::{Kernel, Simd, dispatch};
 use crate::device::{Device, Gpu, parallel};
 use crate::graph::{Backward, Forward, Op, Plan, Shape};
 use crate::{Error, Result};
@@ -133,11 +134,28 @@ fn cpu_backward(io: &mut Backward<'_>, input: usize) {
     };
     let y = io.output(0);
     parallel::for_each_rows(d_x, 1, CHUNK, |first, d_x| {
-        let pairs = y[first..].iter().zip(&d_y[first..]);
-        for (d_x, (y, d_y)) in d_x.iter_mut().zip(pairs) {
-            *d_x += if *y > 0.0 { *d_y } else { 0.0 };
-        }
+        let (y, d_y) = (&y[first..], &d_y[first..]);
+        dispatch(Pass { y, d_y, d_x });
     });
+}
+
+/// d_x += d_y where y > 0.
+struct Pass<'a> {
+    y: &'a [f32],
+    d_y: &'a [f32],
+    d_x: &'a mut [f32],
+}
+
+impl Kernel for Pass<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, _: S) {
+        for ((d_x, y), d_y) in self.d_x.iter_mut().zip(self.y).zip(self.d_y) {
+            let d_y = *d_y; // read whatever y is: a choice, not a branch
+            *d_x += if *y > 0.0 { d_y } else { 0.0 };
+        }
+    }
 }
 
 fn cuda_backward(gpu: Gpu, io: &Backward<'_>, input: usize) -> Result<()> {
