@@ -22,7 +22,8 @@ pub use value::{
 };
 
 use crate::device::parallel;
-use crate::geometry::Neighbors;
+use crate::device::simd::{Kernel, Simd, dispatch};
+use crate::geometry::{Neighbors, Ragged};
 use crate::graph::Shape;
 use crate::{Error, Result};
 use rayon::prelude::*;
@@ -217,13 +218,47 @@ impl<'a> Partials<'a> {
 pub fn add_by_neighbor(neighbors: &Neighbors, values: &[f32], width: usize, out: &mut [f32]) {
     let lists = neighbors.transposed();
     parallel::for_each_rows(out, width, 256, |first, out| {
-        for (point, out) in out.chunks_exact_mut(width).enumerate() {
-            for &pair in lists.list(first + point) {
-                let row = &values[pair as usize * width..][..width];
-                out.iter_mut().zip(row).for_each(|(y, x)| *y += x);
+        dispatch(AddByNeighbor {
+            lists,
+            values,
+            width,
+            first,
+            out,
+        });
+    });
+}
+
+/// [`add_by_neighbor`] for the points from `first` on.
+struct AddByNeighbor<'a> {
+    lists: &'a Ragged,
+    values: &'a [f32],
+    width: usize,
+    first: usize,
+    out: &'a mut [f32],
+}
+
+impl Kernel for AddByNeighbor<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let s = s.narrow();
+        let width = self.width;
+        let last = self.first + self.out.len() / width;
+        for (point, out) in (self.first..).zip(self.out.chunks_exact_mut(width)) {
+            if point + 1 < last {
+                prefetch_rows(s, self.values, self.lists.list(point + 1), width);
+            }
+            for (part, out) in out.chunks_mut(SHORT).enumerate() {
+                let mut sum = s.load_partial(out);
+                for pair in self.lists.list(point) {
+                    let row = *pair as usize * width + part * SHORT;
+                    sum = s.add(sum, s.load_partial(&self.values[row..][..out.len()]));
+                }
+                s.store_partial(out, sum);
             }
         }
-    });
+    }
 }
 
 /// Splits `a` and `b` (each with its words per row; `b` may be empty) into the same chunks of rows and calls
