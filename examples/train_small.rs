@@ -9,7 +9,7 @@ use cairn::device::Device;
 use cairn::device::random::{Random, Sequence};
 use cairn::infer::{Options, Segmenter};
 use cairn::train::log::Record;
-use cairn::train::{Config, Session, Watch};
+use cairn::train::{Config, Session, Start, Watch};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -106,7 +106,7 @@ pub fn main() -> Result<()> {
         output: &output,
         device: Device::Cpu,
     };
-    let summary = session.run(false, &mut Print)?;
+    let summary = session.run(Start::Again, &mut Print)?;
 
     // The model file says everything about itself. Here it labels a scene that nobody has chosen it for.
     let mut segmenter = Segmenter::read(&summary.model, Device::Cpu)?;

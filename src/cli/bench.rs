@@ -6,7 +6,7 @@ use crate::cloud::batch::Batch;
 use crate::device::Device;
 use crate::measure::{Inference, Job, Share, Times, Training, peak_memory, scene};
 use crate::models::Model;
-use crate::weights::{ModelMetadata, load_state, safetensors};
+use crate::weights::{ModelMetadata, load_model, safetensors};
 use crate::{Error, Result};
 use anyhow::Context;
 use serde::Serialize;
@@ -102,9 +102,7 @@ fn model(args: &Args, global: &Global) -> Result<Model> {
     if let Some(path) = &args.weights {
         let tensors = safetensors::read(path)?;
         let metadata = ModelMetadata::from_tensors(&tensors, path)?;
-        let mut model = Model::new(&metadata.network, global.device, global.seed)?;
-        load_state(&mut model.params, &tensors)?;
-        return Ok(model);
+        return load_model(&metadata.network, &tensors, global.device);
     }
     let config = match &args.network {
         Some(path) => crate::train::Config::read(path)?,

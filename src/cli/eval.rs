@@ -8,7 +8,7 @@ use crate::models::Model;
 use crate::train::evaluate::{Counts, Evaluator};
 use crate::train::metrics::Scores;
 use crate::train::{Config, scans};
-use crate::weights::{ModelMetadata, load_state, safetensors};
+use crate::weights::{ModelMetadata, load_model, safetensors};
 use anyhow::Context;
 use serde::Serialize;
 use std::path::{Path, PathBuf};
@@ -73,9 +73,8 @@ pub fn run(args: Args, global: &Global) -> anyhow::Result<ExitCode> {
     }
     // The model knows best what it was trained on.
     config.input = described.input.clone();
-    let mut model =
-        Model::new(&described.network, global.device, 0).context("building the network")?;
-    load_state(&mut model.params, &tensors).context("loading the weights")?;
+    let model =
+        load_model(&described.network, &tensors, global.device).context("loading the weights")?;
     global.announce();
     let base = path.parent().unwrap_or(Path::new("."));
     let (train, validate) = scans(&config, base).context("reading the scans")?;

@@ -28,10 +28,9 @@ use std::process::ExitCode;
     name = "cairn",
     version,
     max_term_width = 100,
-    disable_help_subcommand = true,
     after_help = EXAMPLES,
     after_long_help = EXAMPLES,
-    long_about = "Point cloud segmentation with Point Transformer V2: a scan goes in, the same scan comes out with a \
+    long_about = "Point cloud segmentation with Point Transformer V2 and Stratified Transformer: a scan goes in, the same scan comes out with a \
         class and a confidence on every point. Reads and writes LAS, LAZ, PLY, PCD, NPY, \
         E57, text (XYZ, CSV, PTS, PTX), KITTI and nuScenes frames, and MCAP bags."
 )]
@@ -48,9 +47,10 @@ Examples:
   cairn info scan.laz                      what a scan or a model file holds
   cairn train config.toml                  train a model on labelled scans
 
-Models: two are built in, airborne (ground, vegetation, building) and
-robot_cell (floor, wall, robot, human, AGV). Others come from `cairn train`,
-or from official checkpoints through `cairn convert`; give them with --weights.
+Models: three are built in, airborne (ground, vegetation, building), and
+robot_cell and robot_cell_stratified (floor, wall, robot, human, AGV). Others
+come from `cairn train`, or from official checkpoints through `cairn convert`;
+give them with --weights.
 `cairn COMMAND --help` explains each command.";
 
 /// Options of every subcommand.

@@ -111,6 +111,7 @@ pub fn run(args: Args, global: &Global) -> anyhow::Result<ExitCode> {
         let fault = format!("{} is less than {MINIMUM_TILE}", args.tile_voxels);
         return Err(Error::argument("tile-voxels", fault).into());
     }
+    signals::end_writing();
     let map = LabelMap::parse(args.map.as_deref(), &args.ignore)?;
     if args.inputs == [Path::new("-")] {
         if args.output.is_some() || args.json {

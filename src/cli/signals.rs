@@ -30,6 +30,11 @@ pub fn install() -> Result<()> {
     Ok(())
 }
 
+/// Lets a stop end what is being written, too: for commands whose outputs are worth nothing until they are whole.
+pub fn end_writing() {
+    crate::io::give_up_on(flag().clone());
+}
+
 /// True once the user asked for a stop.
 pub fn is_interrupted() -> bool {
     flag().load(Ordering::Relaxed)

@@ -1,8 +1,9 @@
 //! `cairn train`: a configuration and labelled scans in, a model out.
 
 use super::{Global, print, progress::Progress, signals};
+use crate::train::config::KEYS;
 use crate::train::log::Record;
-use crate::train::{Config, Session, Summary, Watch, scans};
+use crate::train::{Config, Session, Start, Summary, Watch, scans};
 use anyhow::Context;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::io::IsTerminal;
@@ -12,7 +13,7 @@ use std::process::ExitCode;
 /// Train a model on labelled scans
 ///
 /// The configuration says which scans, classes, features, network, augmentation, optimizer and schedule; data/configs holds
-/// complete examples. The output folder gets best.safetensors (highest validation mIoU), last.safetensors, a checkpoint, a
+/// complete examples, and --keys prints every key. The output folder gets best.safetensors (highest validation mIoU), last.safetensors, a checkpoint, a
 /// log as JSON lines, TensorBoard events and a curve as SVG. Ctrl-C finishes the step and writes the checkpoint; --resume
 /// goes on from there and ends with the same bits as a run that was never interrupted. A --seed other than 0 takes the place
 /// of the configuration's.
@@ -22,10 +23,17 @@ use std::process::ExitCode;
 )]
 pub struct Args {
     /// Configuration file (TOML)
-    config: PathBuf,
+    #[arg(required_unless_present = "keys")]
+    config: Option<PathBuf>,
+    /// Print a configuration with every key explained, and stop
+    #[arg(long, exclusive = true)]
+    keys: bool,
     /// Go on from the checkpoint in the output folder
-    #[arg(long)]
+    #[arg(long, conflicts_with = "again")]
     resume: bool,
+    /// Start over where the output folder holds a run already; its files are replaced
+    #[arg(long)]
+    again: bool,
     /// Folder for models, checkpoints and logs [default: train.output of the configuration]
     #[arg(long, short, value_name = "FOLDER")]
     output: Option<PathBuf>,
@@ -33,7 +41,10 @@ pub struct Args {
 
 /// Runs the subcommand.
 pub fn run(args: Args, global: &Global) -> anyhow::Result<ExitCode> {
-    let path = &args.config;
+    let Some(path) = &args.config else {
+        print::result(KEYS.trim_end())?;
+        return Ok(ExitCode::SUCCESS);
+    };
     let text = std::fs::read_to_string(path)
         .map_err(|e| crate::Error::io(path, e))
         .context("reading the configuration")?;
@@ -57,7 +68,12 @@ pub fn run(args: Args, global: &Global) -> anyhow::Result<ExitCode> {
         device: global.device,
     };
     let mut screen = Screen::new(global, &config);
-    let summary = session.run(args.resume, &mut screen).context("training")?;
+    let start = match (args.resume, args.again) {
+        (true, _) => Start::Resume,
+        (_, true) => Start::Again,
+        _ => Start::New,
+    };
+    let summary = session.run(start, &mut screen).context("training")?;
     screen.bar.finish_and_clear();
     print::result(&told(&summary))?;
     Ok(ExitCode::SUCCESS)

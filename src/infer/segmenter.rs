@@ -8,7 +8,7 @@ use crate::device::Device;
 use crate::graph::Executor;
 use crate::io::Labels;
 use crate::models::Model;
-use crate::weights::{ModelMetadata, Tensors, load_state, safetensors};
+use crate::weights::{ModelMetadata, Tensors, load_model, safetensors};
 use std::path::Path;
 
 /// Cells of the coarsest grid that a tile's margin spans: the reach of the attention at the coarsest level, where most of
@@ -43,8 +43,7 @@ impl Segmenter {
     /// No description of a model, one that contradicts itself, or weights that do not fit it.
     pub fn new(tensors: &Tensors, name: impl AsRef<Path>, device: Device) -> Result<Segmenter> {
         let metadata = ModelMetadata::from_tensors(tensors, name)?;
-        let mut model = Model::new(&metadata.network, device, 0)?;
-        load_state(&mut model.params, tensors)?;
+        let model = load_model(&metadata.network, tensors, device)?;
         Ok(Segmenter {
             model,
             metadata,

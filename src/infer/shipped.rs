@@ -40,7 +40,7 @@ pub const SHIPPED: &[Shipped] = &[
     },
     Shipped {
         name: "robot_cell_stratified",
-        description: "the same with Stratified Transformer; more accurate, slower, chosen by name only",
+        description: "the same with Stratified Transformer; slower, chosen by name only",
         bytes: include_bytes!("../../data/models/robot_cell_stratified.safetensors"),
         fits: |_| Err("the Stratified model of robot cells is used when asked for by name".into()),
     },
@@ -57,6 +57,8 @@ pub struct Facts {
     pub extent: [f64; 3],
     /// Points per square metre of the x and y extent.
     pub density: f64,
+    /// The points have intensities, return numbers and numbers of returns.
+    pub has_echoes: bool,
 }
 
 impl Facts {
@@ -87,6 +89,9 @@ impl Facts {
             is_las: false,
             extent,
             density: cloud.len() as f64 / (extent[0] * extent[1]).max(1e-6),
+            has_echoes: cloud.intensity().is_some()
+                && cloud.return_number().is_some()
+                && cloud.number_of_returns().is_some(),
         })
     }
 
@@ -96,10 +101,11 @@ impl Facts {
 
     fn describe(&self) -> String {
         format!(
-            "{:.1} × {:.1} × {:.1} m, {:.0} points/m², {}",
+            "{:.1} × {:.1} × {:.1} m, {:.*} points/m², {}",
             self.extent[0],
             self.extent[1],
             self.extent[2],
+            usize::from(self.density < 10.0),
             self.density,
             if self.on_a_map {
                 "map coordinates"
@@ -119,6 +125,13 @@ impl Facts {
         }
         if self.density > 500.0 {
             return Err("airborne scans have less than 500 points/m²".into());
+        }
+        if self.density < 0.5 {
+            return Err("airborne scans in metres have at least 0.5 points/m²".into());
+        }
+        if !self.has_echoes {
+            let lacks = "it reads intensity, return_number and number_of_returns, not all of which the scan has";
+            return Err(lacks.into());
         }
         Ok("wide, and with the density of airborne surveys".into())
     }
@@ -221,6 +234,7 @@ mod tests {
         cloud.coord[0] = std::array::from_fn(|a| corner[a] + extent[a]);
         Facts {
             is_las,
+            has_echoes: true,
             ..Facts::of_cloud(&cloud).unwrap()
         }
     }
@@ -248,7 +262,13 @@ mod tests {
     fn doubtful_scans_get_an_explanation() {
         let street = facts([0.0; 3], [150.0, 80.0, 20.0], 100_000, false);
         let both = facts([0.0; 3], [25.0, 25.0, 5.0], 9000, true);
-        for doubtful in [street, both] {
+        let tile = |count| facts([7.7e5, 6.2e6, 30.0], [50.0, 50.0, 18.0], count, true);
+        let without_echoes = Facts {
+            has_echoes: false,
+            ..tile(72_770)
+        };
+        let in_feet = tile(300);
+        for doubtful in [street, both, without_echoes, in_feet] {
             let fault = chosen(&doubtful).unwrap_err();
             assert!(
                 fault.contains("--model airborne or --model robot_cell"),

@@ -9,10 +9,29 @@
 use std::fs::{self, File, Permissions};
 use std::io::{self, BufWriter, Read, Seek, Write};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use tempfile::NamedTempFile;
 
 use crate::{Error, Result};
+
+static STOP: OnceLock<Arc<AtomicBool>> = OnceLock::new();
+
+/// From now on every output of this process is given up once `flag` is set: the temporary file goes, an older output
+/// stays, and the writer gets [`Error::Interrupted`]. Only the first flag counts.
+pub fn give_up_on(flag: Arc<AtomicBool>) {
+    let _ = STOP.set(flag);
+}
+
+fn check_stop() -> Result<()> {
+    match STOP.get().is_some_and(|flag| flag.load(Ordering::Relaxed)) {
+        false => Ok(()),
+        true => Err(Error::Interrupted {
+            saved: "the output was given up; what was there before is unchanged".into(),
+        }),
+    }
+}
 
 /// A file being written beside its final place.
 #[derive(Debug)]
@@ -62,6 +81,7 @@ impl Atomic {
 
     /// Appends bytes.
     pub fn put(&mut self, bytes: &[u8]) -> Result<()> {
+        check_stop()?;
         self.file.write_all(bytes).map_err(|e| self.io(e))
     }
 
@@ -79,6 +99,7 @@ impl Atomic {
         let fault = |e| Error::io(&target, e);
         let file = file.into_inner().map_err(|e| fault(e.into_error()))?;
         file.as_file().sync_all().map_err(fault)?;
+        check_stop()?;
         file.persist(&target).map_err(|e| fault(e.error))?;
         if let Some(folder) = target.parent().filter(|f| !f.as_os_str().is_empty()) {
             // Makes the new name survive a power cut. Some file systems cannot sync folders; the file itself is safe.

@@ -27,6 +27,7 @@ pub mod bag;
 pub mod bin;
 pub mod e57;
 mod input;
+mod labels;
 pub mod las;
 mod names;
 pub mod npy;
@@ -37,10 +38,10 @@ pub mod text;
 
 use std::path::{Path, PathBuf};
 
-use crate::cloud::{Kind, PointCloud};
+use crate::cloud::PointCloud;
 use crate::{Error, Result};
 
-pub use atomic::Atomic;
+pub use atomic::{Atomic, give_up_on};
 pub use input::Input;
 pub use names::{expand, is_scan_name, names_many};
 pub use scan::{
@@ -159,7 +160,13 @@ pub fn format_of_name(path: &Path) -> Result<&'static Format> {
         .ok_or_else(|| {
             Error::unusable(
                 path,
-                format!("`{wanted}` names no known format; {}", known_formats()),
+                match wanted.as_str() {
+                    "" => format!(
+                        "the name has no ending that says the format; {}",
+                        known_formats()
+                    ),
+                    _ => format!("`{wanted}` names no known format; {}", known_formats()),
+                },
             )
         })
 }
@@ -341,21 +348,15 @@ fn write_with(path: &Path, scan: &Scan, labels: Option<&Labels>) -> Result<Vec<W
     };
     let mut writer = create(path, &plan)?;
     writer.write(&scan.cloud, &scan.records, labels)?;
-    writer.finish()
-}
-
-/// Name under which a confidence is written. An older confidence in the type we write is replaced; an attribute of
-/// that name in another type means something else and stays.
-fn confidence_name(schema: &PointCloud) -> &'static str {
-    match schema.attribute("confidence") {
-        Some(column) if column.kind() != Kind::F32 => "label_confidence",
-        _ => "confidence",
+    let mut warnings = writer.finish()?;
+    if let Source::Ply(source) = &scan.source
+        && format_of_name(path)?.name != ply::FORMAT.name
+        && let Some(parts) = source.beyond_attributes()
+    {
+        let text = format!("only a PLY file can keep {parts}; they are left out");
+        warnings.push(Warning::new(WarningKind::NotKept, 1, text));
     }
-}
-
-/// True for an attribute that new labels replace.
-fn is_replaced(name: &str, schema: &PointCloud) -> bool {
-    name == "label" || name == confidence_name(schema)
+    Ok(warnings)
 }
 
 /// The words of a text row that are to stay, with the blanks between neighbours as they were.

@@ -185,27 +185,65 @@ pub struct Model {
 impl Model {
     /// Builds the network that `config` describes, with initial values for `seed`.
     pub fn new(config: &Value, device: Device, seed: u64) -> Result<Self> {
-        let known = || NETWORKS.map(|(name, _)| name).join(", ");
-        let name = config.get("type").and_then(Value::as_str).ok_or_else(|| {
-            Error::config("network.type", format!("is missing; one of {}", known()))
-        })?;
-        let (_, construct) = NETWORKS
-            .iter()
-            .find(|(known, _)| *known == name)
-            .ok_or_else(|| {
-                Error::config(
-                    "network.type",
-                    format!("{name} is unknown; one of {}", known()),
-                )
-            })?;
-        let mut layout = Layout::default();
-        let network = construct(config, &mut layout)?;
-        let params = Params::initial(Arc::new(layout), device, seed)?;
+        let (network, layout) = construct(config)?;
+        let params = Params::initial(layout, device, seed)?;
         Ok(Model {
             network,
             params,
             config: config.clone(),
         })
+    }
+}
+
+/// The network that `config` describes and its parameters' names and shapes, before any memory is taken for them.
+///
+/// # Errors
+/// An unknown type, and whatever the network's configuration does not allow.
+pub fn construct(config: &Value) -> Result<(Box<dyn Network>, Arc<Layout>)> {
+    let known = || NETWORKS.map(|(name, _)| name).join(", ");
+    let name = config
+        .get("type")
+        .and_then(Value::as_str)
+        .ok_or_else(|| Error::config("network.type", format!("is missing; one of {}", known())))?;
+    let (_, construct) = NETWORKS
+        .iter()
+        .find(|(known, _)| *known == name)
+        .ok_or_else(|| {
+            Error::config(
+                "network.type",
+                format!("{name} is unknown; one of {}", known()),
+            )
+        })?;
+    let mut layout = Layout::default();
+    let network = construct(config, &mut layout)?;
+    Ok((network, Arc::new(layout)))
+}
+
+/// Most blocks or levels, and most channels, groups, heads or classes, that a configuration may ask for: far more than
+/// any network has, and few enough that a wrong number ends in a message instead of in all of the memory.
+const MOST_BLOCKS: usize = 1000;
+const MOST_CHANNELS: usize = 1 << 16;
+
+/// Refuses numbers of blocks per stage that no network has.
+fn check_depths(key: &str, depths: &[usize]) -> Result<()> {
+    let total = depths
+        .iter()
+        .fold(depths.len(), |sum, d| sum.saturating_add(*d));
+    if total > MOST_BLOCKS {
+        let fault = format!("{total} blocks and stages; at most {MOST_BLOCKS} are possible");
+        return Err(Error::config(format!("network.{key}"), fault));
+    }
+    Ok(())
+}
+
+/// Refuses widths that no network has.
+fn check_widths(key: &str, widths: &[usize]) -> Result<()> {
+    match widths.iter().find(|w| **w > MOST_CHANNELS) {
+        None => Ok(()),
+        Some(width) => Err(Error::config(
+            format!("network.{key}"),
+            format!("{width} is too many; at most {MOST_CHANNELS} are possible"),
+        )),
     }
 }
 

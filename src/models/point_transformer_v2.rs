@@ -9,7 +9,7 @@
 //! Mode 2 (`PT-v2m2`) and mode 1 (`PT-v2m1`) differ in the first layer of the weight encoding only. Parameter names
 //! equal those of official checkpoints without prefix.
 
-use super::{Architecture, Input, LevelView, Network, drop_path_ramp};
+use super::{Architecture, Input, LevelView, Network, check_depths, check_widths, drop_path_ramp};
 use crate::device::Array;
 use crate::geometry::{Hierarchy, Neighbors, Partition};
 use crate::graph::{Graph, Layout, Mode, Scope, Var};
@@ -110,6 +110,20 @@ impl Config {
     pub fn validate(&self) -> Result<()> {
         let fail = |key: &str, fault: String| Err(Error::config(format!("network.{key}"), fault));
         let stages = self.enc_depths.len();
+        check_depths("patch_embed_depth", &[self.patch_embed_depth])?;
+        check_depths("enc_depths", &self.enc_depths)?;
+        check_depths("dec_depths", &self.dec_depths)?;
+        let further: Vec<usize> = self.heads.values().copied().collect();
+        for (key, widths) in [
+            ("in_channels", &[self.in_channels][..]),
+            ("num_classes", &[self.num_classes]),
+            ("patch_embed_channels", &[self.patch_embed_channels]),
+            ("enc_channels", &self.enc_channels),
+            ("dec_channels", &self.dec_channels),
+            ("heads", &further),
+        ] {
+            check_widths(key, widths)?;
+        }
         for (key, length) in [
             ("enc_channels", self.enc_channels.len()),
             ("enc_groups", self.enc_groups.len()),
@@ -136,16 +150,16 @@ impl Config {
                 "in_channels and num_classes must be at least 1".into(),
             );
         }
-        for (key, groups, channels, neighbours) in self.attention_sizes() {
+        for ([groups_key, neighbours_key], groups, channels, neighbours) in self.attention_sizes() {
             if channels == 0 || groups == 0 || channels % groups != 0 {
                 return fail(
-                    key,
+                    groups_key,
                     format!("{groups} groups do not divide {channels} channels"),
                 );
             }
             if !(1..=128).contains(&neighbours) {
                 return fail(
-                    key,
+                    neighbours_key,
                     format!("{neighbours} neighbours; 1 to 128 are allowed"),
                 );
             }
@@ -171,22 +185,22 @@ impl Config {
         Ok(())
     }
 
-    fn attention_sizes(&self) -> Vec<(&'static str, usize, usize, usize)> {
+    fn attention_sizes(&self) -> Vec<([&'static str; 2], usize, usize, usize)> {
         let mut sizes = vec![(
-            "patch_embed_groups",
+            ["patch_embed_groups", "patch_embed_neighbours"],
             self.patch_embed_groups,
             self.patch_embed_channels,
             self.patch_embed_neighbours,
         )];
         for i in 0..self.enc_depths.len() {
             sizes.push((
-                "enc_groups",
+                ["enc_groups", "enc_neighbours"],
                 self.enc_groups[i],
                 self.enc_channels[i],
                 self.enc_neighbours[i],
             ));
             sizes.push((
-                "dec_groups",
+                ["dec_groups", "dec_neighbours"],
                 self.dec_groups[i],
                 self.dec_channels[i],
                 self.dec_neighbours[i],

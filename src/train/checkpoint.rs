@@ -16,6 +16,7 @@ use super::config::Config;
 use super::recipe::Learner;
 use crate::graph::Params;
 use crate::optim::Average;
+use crate::weights::metadata::PROGRESS;
 use crate::weights::{ModelMetadata, Tensor, Tensors, load_state, safetensors, save_state};
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
@@ -36,7 +37,6 @@ pub struct Progress {
     pub best: Option<(f64, u64)>,
 }
 
-const PROGRESS: &str = "progress";
 const CONFIGURATION: &str = "configuration";
 
 /// Writes a checkpoint.

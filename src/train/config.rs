@@ -1,4 +1,4 @@
-//! What a training run is made of: one TOML file.
+//! What a training run is made of: one TOML file. [`KEYS`] is one with every key.
 //!
 //! ```toml
 //! [network]                 # constructor arguments of the reference; in_channels and num_classes follow from the rest
@@ -40,6 +40,7 @@
 
 use crate::cloud::augment::Transform;
 use crate::cloud::features;
+use crate::models::construct;
 use crate::optim::{Group, OptimizerConfig, Schedule};
 use crate::weights::{ClassInfo, InputSpec, ModelMetadata};
 use crate::{Error, Result};
@@ -47,6 +48,9 @@ use serde::Deserialize;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+
+/// A configuration with every key and what it means, for people to start from.
+pub const KEYS: &str = include_str!("keys.toml");
 
 /// A training configuration.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -207,10 +211,21 @@ impl Config {
                 e.message().to_string(),
             )
         })?;
-        config.derive("in_channels", features::channels(&config.input.features))?;
-        config.derive("num_classes", config.classes.len())?;
-        config.check()?;
+        let checked = config.complete();
+        checked.map_err(|e| match e {
+            Error::Config { key, fault } => Error::malformed(path, key, fault),
+            other => other,
+        })?;
         Ok(config)
+    }
+
+    /// Fills in what follows from the rest, and checks everything that can be checked without the scans.
+    fn complete(&mut self) -> Result<()> {
+        self.derive("in_channels", features::channels(&self.input.features))?;
+        self.derive("num_classes", self.classes.len())?;
+        self.check()?;
+        construct(&self.network)?;
+        Ok(())
     }
 
     /// Fills in a network argument that follows from other parts, if it is absent.
@@ -328,6 +343,65 @@ mod tests {
     use super::*;
 
     const GOOD: &str = include_str!("example.toml");
+
+    /// The file that explains the keys, and with each of its alternatives in the place of what stands before it.
+    #[test]
+    fn the_file_with_every_key_is_a_configuration_with_every_key() {
+        parse(KEYS).unwrap();
+        let table = |name: &str| {
+            let start = KEYS.find(&format!("\n[{name}]")).unwrap();
+            let end = KEYS[start + 2..].find("\n[").unwrap();
+            &KEYS[start..start + 2 + end]
+        };
+        for name in ["optimizer", "schedule"] {
+            let own = table(name);
+            let alternatives: String = own
+                .lines()
+                .filter_map(|line| line.strip_prefix("#| "))
+                .map(|line| format!("{line}\n"))
+                .collect();
+            for one in alternatives.split("kind = ").skip(1) {
+                let new = format!("\n[{name}]\nkind = {one}");
+                parse(&KEYS.replacen(own, &new, 1)).unwrap();
+            }
+        }
+        parse(&KEYS.replacen("steps = 800", "epochs = 1", 1)).unwrap();
+
+        // An unknown key makes the reader list those that it knows.
+        let heads = KEYS.match_indices("\n[").map(|(at, _)| at + 1);
+        let mut tables = 0;
+        for at in heads {
+            let end = at + KEYS[at..].find('\n').unwrap();
+            if KEYS[at..].starts_with("[notes]") || KEYS[at..].starts_with("[[augment]]") {
+                continue;
+            }
+            let text = format!("{}\nstrange = 1{}", &KEYS[..end], &KEYS[end..]);
+            let error = parse(&text).unwrap_err().to_string();
+            let known: Vec<&str> = error.split('`').skip(3).step_by(2).collect();
+            assert!(known.len() >= 2, "{error}");
+            for key in known {
+                let follows = ["in_channels", "num_classes", "heads"].contains(&key);
+                assert!(
+                    follows
+                        || KEYS.contains(&format!("{key} ="))
+                        || KEYS.contains(&format!("[{key}]")),
+                    "{key} is not explained"
+                );
+            }
+            tables += 1;
+        }
+        assert_eq!(tables, 10);
+        for kind in [
+            "multi_step",
+            "cosine",
+            "one_cycle",
+            "sgd",
+            "adamw",
+            "epochs",
+        ] {
+            assert!(KEYS.contains(kind), "{kind} is not explained");
+        }
+    }
 
     fn parse(text: &str) -> Result<Config> {
         Config::parse(text, Path::new("c.toml"))

@@ -72,6 +72,24 @@ pub struct Session<'a> {
     pub device: Device,
 }
 
+/// How a run begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Start {
+    /// In a folder without an earlier run.
+    New,
+    /// Over an earlier run, whose files are replaced as they are written.
+    Again,
+    /// From the checkpoint in the output folder.
+    Resume,
+}
+
+/// Files of a run that cost time to make.
+const PRECIOUS: [&str; 3] = [
+    "checkpoint.safetensors",
+    "best.safetensors",
+    "last.safetensors",
+];
+
 /// What a run left.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Summary {
@@ -106,16 +124,17 @@ pub fn scans(config: &Config, base: &Path) -> Result<(Folder, Folder)> {
 }
 
 impl Session<'_> {
-    /// Trains to the end, or until `watch` asks to stop. With `resume`, goes on from the checkpoint in the output folder.
+    /// Trains to the end, or until `watch` asks to stop.
     ///
     /// # Errors
-    /// [`Error::Interrupted`] after a stop, with the checkpoint written; a loss that is not finite; a checkpoint that is
-    /// missing or of another configuration; outputs that cannot be written; whatever the data give rise to.
-    pub fn run(&self, resume: bool, watch: &mut dyn Watch) -> Result<Summary> {
+    /// [`Error::Interrupted`] after a stop, with the checkpoint written; a loss that is not finite; a folder that holds a
+    /// run already, or for [`Start::Resume`] a checkpoint that is missing or of another configuration; outputs that
+    /// cannot be written; whatever the data give rise to.
+    pub fn run(&self, start: Start, watch: &mut dyn Watch) -> Result<Summary> {
         if self.train.is_empty() {
             return Err(Error::config("data.train", "holds no scan"));
         }
-        let mut run = Run::new(self, resume)?;
+        let mut run = Run::new(self, start)?;
         let total = self.config.steps(self.train.len());
         let (sender, batches) = sync_channel(PREFETCH);
         let (network, first) = (run.learner.network.clone(), run.progress.steps);
@@ -151,8 +170,13 @@ struct Run<'a> {
 }
 
 impl<'a> Run<'a> {
-    fn new(session: &'a Session<'a>, resume: bool) -> Result<Run<'a>> {
+    fn new(session: &'a Session<'a>, start: Start) -> Result<Run<'a>> {
         let config = session.config;
+        let earlier = PRECIOUS.map(|name| session.path(name));
+        if let (Start::New, Some(file)) = (start, earlier.iter().find(|file| file.exists())) {
+            let fault = "is of an earlier run; --resume goes on with it, --again replaces it, --output trains elsewhere";
+            return Err(Error::unusable(file, fault));
+        }
         let model = Model::new(&config.network, session.device, config.train.seed)?;
         let mut learner = Learner::new(
             model,
@@ -161,7 +185,7 @@ impl<'a> Run<'a> {
             config.train.ema,
             session.device,
         )?;
-        let progress = if resume {
+        let progress = if start == Start::Resume {
             checkpoint::resume(
                 &session.path("checkpoint.safetensors"),
                 &mut learner,

@@ -74,13 +74,16 @@ fn point_transformer(state: &Tensors) -> Result<Map<String, Value>> {
             format!("there are {decoders} decoder stages for {stages} encoder stages"),
         ));
     }
-    let patch = Sequence::of(state, "patch_embed.blocks.blocks.")?;
-    let encoders = sequences(state, "enc_stages", stages)?;
-    let dec = sequences(state, "dec_stages", stages)?;
+    let patch = Sequence::of(state, "patch_embed", "proj.0.weight")?;
+    let encoders = sequences(state, "enc_stages", "down.fc.weight", stages)?;
+    let dec = sequences(state, "dec_stages", "up.proj.0.weight", stages)?;
     let [_, in_channels] = matrix(state, "patch_embed.proj.0.weight")?;
     let [classes, _] = matrix(state, "seg_head.3.weight")?;
-    let block = "patch_embed.blocks.blocks.0.attn";
-    let has = |name: &str| state.get(&format!("{block}.{name}")).is_some();
+    // All blocks are alike; a stage may have none.
+    let block = state
+        .iter()
+        .find_map(|(name, _)| name.strip_suffix("weight_encoding.3.weight"));
+    let has = |name: &str| block.is_some_and(|b| state.get(&format!("{b}{name}")).is_some());
     let kind = if has("weight_encoding.0.bias") {
         "PT-v2m2"
     } else {
@@ -116,20 +119,27 @@ struct Sequence {
 }
 
 impl Sequence {
-    fn of(state: &Tensors, prefix: &str) -> Result<Self> {
-        let [channels, _] = matrix(state, &format!("{prefix}0.fc1.weight"))?;
-        let [groups, _] = matrix(state, &format!("{prefix}0.attn.weight_encoding.3.weight"))?;
+    /// The blocks of `stage`, whose features the weight `enter` makes.
+    fn of(state: &Tensors, stage: &str, enter: &str) -> Result<Self> {
+        let blocks = format!("{stage}.blocks.blocks.");
+        let [channels, _] = matrix(state, &format!("{stage}.{enter}"))?;
+        let depth = count(state, &blocks);
+        let groups = match depth {
+            // Nothing is computed with it, and it divides any number of channels.
+            0 => 1,
+            _ => matrix(state, &format!("{blocks}0.attn.weight_encoding.3.weight"))?[0],
+        };
         Ok(Sequence {
-            depth: count(state, prefix),
+            depth,
             channels,
             groups,
         })
     }
 }
 
-fn sequences(state: &Tensors, part: &str, stages: usize) -> Result<Vec<Sequence>> {
+fn sequences(state: &Tensors, part: &str, enter: &str, stages: usize) -> Result<Vec<Sequence>> {
     (0..stages)
-        .map(|i| Sequence::of(state, &format!("{part}.{i}.blocks.blocks.")))
+        .map(|i| Sequence::of(state, &format!("{part}.{i}"), enter))
         .collect()
 }
 
@@ -239,7 +249,25 @@ mod tests {
             .insert("dec_stages.0.up.proj.0.weight", tensor())
             .unwrap();
         let fault = infer(&state).unwrap_err().to_string();
-        assert!(fault.contains("fc1.weight"), "{fault}");
+        assert!(fault.contains("seg_head.3.weight"), "{fault}");
+    }
+
+    #[test]
+    fn stages_without_blocks_are_recognised() {
+        let mut config = published(Preset::S3dis, "PT-v2m1");
+        config["patch_embed_depth"] = json!(0);
+        config["enc_depths"] = json!([2, 0, 1]);
+        config["dec_depths"] = json!([0, 1, 0]);
+        let model = Model::new(&config, Device::Cpu, 0).unwrap();
+        let (_, told) = infer(&save_state(&model.params).unwrap()).unwrap();
+        for (key, value) in &told {
+            if !key.ends_with("_groups") {
+                assert_eq!(config.get(key), Some(value), "{key}");
+            }
+        }
+        assert_eq!(told["patch_embed_groups"], 1);
+        assert_eq!(told["enc_groups"], json!([12, 1, 48]));
+        assert_eq!(told["dec_groups"], json!([1, 12, 1]));
     }
 
     #[test]

@@ -14,10 +14,9 @@ use super::checkpoint::{self, Checkpoint};
 use super::metadata::{ClassInfo, InputSpec, ModelMetadata};
 use super::presets::{Conventions, Preset};
 use super::safetensors;
-use super::state::{load_state, save_state};
+use super::state::{load_model, save_state};
 use super::tensors::Tensors;
 use crate::device::Device;
-use crate::models::Model;
 use crate::{Error, Result};
 
 /// What the user may say about a checkpoint.
@@ -109,8 +108,7 @@ fn describe(
     model.notes = notes(&checkpoint, input, conventions);
     model.check()?;
     // Loading is the check that every tensor fits, saving gives them in single precision and in the official order.
-    let mut network = Model::new(&model.network, Device::Cpu, 0)?;
-    load_state(&mut network.params, &checkpoint.state)?;
+    let network = load_model(&model.network, &checkpoint.state, Device::Cpu)?;
     let state = save_state(&network.params)?;
     let parameters = network.params.layout().weight_count();
     let converted = Converted {
@@ -154,6 +152,22 @@ fn read_config(path: &Path) -> Result<Given> {
     })
 }
 
+/// True for numbers of groups that differ in stages without blocks only, where the tensors do not tell them.
+fn differ_without_blocks(told: &Map<String, Value>, key: &str, given: &Value) -> bool {
+    let Some(part) = key.strip_suffix("_groups") else {
+        return false;
+    };
+    let list = |value: Option<&Value>| match value {
+        Some(Value::Array(list)) => list.clone(),
+        other => other.into_iter().cloned().collect(),
+    };
+    let depths = told.get(&format!("{part}_depths"));
+    let depths = list(depths.or_else(|| told.get(&format!("{part}_depth"))));
+    let (told, given) = (list(told.get(key)), list(Some(given)));
+    let mut pairs = told.iter().zip(&given).zip(&depths);
+    told.len() == given.len() && pairs.all(|((a, b), d)| a == b || *d == 0)
+}
+
 /// Constructor arguments from the tensors, the preset and the user, the later ones first.
 fn network(
     family: Family,
@@ -163,7 +177,9 @@ fn network(
 ) -> Result<Map<String, Value>> {
     let mut network = told;
     for (key, value) in given {
-        if let Some(told) = network.get(key).filter(|told| *told != value) {
+        let differs =
+            |told: &&Value| *told != value && !differ_without_blocks(&network, key, value);
+        if let Some(told) = network.get(key).filter(differs) {
             return Err(Error::config(
                 format!("network.{key}"),
                 format!(

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::architecture::{self, Family};
 use super::checkpoint;
-use super::metadata::{KEY, ModelMetadata};
+use super::metadata::{KEY, ModelMetadata, PROGRESS};
 use super::presets::Preset;
 use crate::{Error, Result};
 
@@ -57,7 +57,14 @@ pub fn info(path: impl AsRef<Path>) -> Result<CheckpointInfo> {
     let bytes = std::fs::metadata(path)
         .map_err(|e| Error::io(path, e))?
         .len();
-    let found = checkpoint::read(path)?;
+    let mut found = checkpoint::read(path)?;
+    if found.state.metadata.contains_key(PROGRESS) {
+        // A training checkpoint: the network is what people ask for, not the optimizer's moments.
+        let metadata = std::mem::take(&mut found.state.metadata);
+        found.state = found.state.with_prefix("model.");
+        found.state.metadata = metadata;
+        found.skipped.push("optimizer".into());
+    }
     let model = match found.state.metadata.contains_key(KEY) {
         true => Some(ModelMetadata::from_tensors(&found.state, path)?),
         false => None,

@@ -25,6 +25,9 @@ use crate::{Error, Result};
 /// Key under which the description is kept in the metadata of a safetensors file.
 pub const KEY: &str = "cairn";
 
+/// Key of the metadata of training checkpoints: how far the run is.
+pub const PROGRESS: &str = "progress";
+
 /// Newest version of the description that this program reads, and the one it writes.
 pub const FORMAT: u32 = 1;
 
@@ -130,6 +133,11 @@ impl ModelMetadata {
     /// No description (a converted or golden file without one), a newer format, or parts that contradict each other.
     pub fn from_tensors(tensors: &Tensors, path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
+        if tensors.metadata.contains_key(PROGRESS) {
+            let fault = "is the checkpoint of a training run, for --resume; its models are best.safetensors and \
+                         last.safetensors in the same folder";
+            return Err(Error::unusable(path, fault));
+        }
         let text = tensors.metadata.get(KEY).ok_or_else(|| {
             Error::unusable(
                 path,
@@ -178,6 +186,12 @@ impl ModelMetadata {
             "input.features give",
         )?;
         self.compare("num_classes", self.classes.len(), "classes hold")?;
+        for (i, class) in self.classes.iter().enumerate() {
+            if self.classes[..i].iter().any(|c| c.name == class.name) {
+                let fault = format!("{:?} is the name of two classes", class.name);
+                return Err(Error::config("classes.name", fault));
+            }
+        }
         if self.ignore_label >= 0 && (self.ignore_label as u64) < self.classes.len() as u64 {
             let fault = format!("{} is the number of a class", self.ignore_label);
             return Err(Error::config("ignore_label", fault));

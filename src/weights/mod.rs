@@ -31,5 +31,5 @@ pub use convert::{ConvertOptions, Converted, convert};
 pub use info::{CheckpointInfo, info};
 pub use metadata::{ClassInfo, InputSpec, ModelMetadata};
 pub use presets::{Conventions, Preset};
-pub use state::{load_state, save_state};
+pub use state::{load_model, load_state, save_state};
 pub use tensors::{Dtype, Tensor, Tensors};

@@ -151,9 +151,10 @@ fn a_process_killed_while_writing_leaves_the_old_file_and_the_next_one_cleans_up
 }
 
 #[test]
-fn an_interrupt_while_writing_leaves_a_whole_file() {
+fn an_interrupt_while_writing_leaves_the_old_file() {
     let (folder, scan, weights) = workplace(300_000);
-    let output = folder.path().join("out.las");
+    // Text takes long to write.
+    let output = folder.path().join("out.csv");
     std::fs::write(&output, OLD).unwrap();
     let mut child = start_writing(folder.path(), &segment(&scan, &weights, &output));
     let id = child.id().to_string();
@@ -164,13 +165,8 @@ fn an_interrupt_while_writing_leaves_a_whole_file() {
             .unwrap()
             .success()
     );
-    let code = child.wait().unwrap().code();
-    // Either the old one and exit code 130, or the new one and 0; never anything between.
-    match code {
-        Some(130) => assert_eq!(std::fs::read(&output).unwrap(), OLD),
-        Some(0) => assert_eq!(io::read(&output).unwrap().cloud.len(), 300_000),
-        other => panic!("{other:?}"),
-    }
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    assert_eq!(std::fs::read(&output).unwrap(), OLD);
     assert!(
         files(folder.path())
             .iter()

@@ -216,6 +216,27 @@ fn runs_that_cannot_go_on_are_refused() {
 }
 
 #[test]
+fn an_earlier_run_is_replaced_only_on_request() {
+    let place = Place::new(&[("steps = 40", "steps = 2")]);
+    let output = place.train("run", &[]);
+    let best = std::fs::read(output.join("best.safetensors")).unwrap();
+    let fault = fails(&place.arguments(&output, &["--seed", "5"]), 2);
+    assert!(
+        fault.contains("--resume") && fault.contains("--again"),
+        "{fault}"
+    );
+    assert_eq!(
+        std::fs::read(output.join("best.safetensors")).unwrap(),
+        best
+    );
+    place.train("run", &["--seed", "5", "--again"]);
+    assert_ne!(
+        std::fs::read(output.join("best.safetensors")).unwrap(),
+        best
+    );
+}
+
+#[test]
 fn faults_of_the_data_are_named_and_leave_nothing() {
     let place = Place::new(&[]);
     let output = place.output("run");
@@ -303,7 +324,7 @@ fn degenerate_scans_can_be_trained_on() {
         for name in ["a.npy", "b.npy", "c.npy", "d.npy"] {
             write(&place.folder.path().join(name), cloud);
         }
-        let output = place.train("run", &[]);
+        let output = place.train("run", &["--again"]);
         let records = log(&output);
         assert_eq!(records.len(), 4);
         assert!(
@@ -328,7 +349,7 @@ fn a_full_disk_leaves_the_old_models() {
     let out = Command::new("sh")
         .args(["-c", "ulimit -f 16; exec \"$@\"", "sh"])
         .arg(cairn().get_program())
-        .args(place.arguments(&output, &[]))
+        .args(place.arguments(&output, &["--again"]))
         .output()
         .unwrap();
     let fault = text(&out.stderr);
@@ -353,7 +374,7 @@ fn a_read_only_model_is_not_replaced() {
     let mut permissions = std::fs::metadata(&best).unwrap().permissions();
     permissions.set_readonly(true);
     std::fs::set_permissions(&best, permissions).unwrap();
-    let fault = fails(&place.arguments(&output, &[]), 2);
+    let fault = fails(&place.arguments(&output, &["--again"]), 2);
     assert!(
         fault.contains("best.safetensors") && fault.contains("read-only"),
         "{fault}"

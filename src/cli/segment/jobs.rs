@@ -43,9 +43,14 @@ impl Jobs {
         for input in inputs {
             let found = io::expand(input, &is_scan)?;
             let is_many = io::names_many(input);
-            // Results of an earlier run lie beside their inputs and are no inputs.
-            let is_result = |f: &PathBuf| is_many && output.is_none() && is_result(f);
-            files.extend(found.into_iter().filter(|f| !is_result(f)));
+            // Results of an earlier run lie beside their inputs and are no inputs. Where results go elsewhere, a name alone
+            // makes none: its input has to be there.
+            let stems: BTreeSet<PathBuf> = found.iter().map(|f| f.with_extension("")).collect();
+            let is_result = |f: &PathBuf| {
+                let of = input_of(f);
+                is_many && of.is_some_and(|of| output.is_none() || stems.contains(&of))
+            };
+            files.extend(found.iter().filter(|f| !is_result(f)).cloned());
         }
         let folder = output.filter(|o| o.is_dir());
         let many = files.len() > 1 || folder.is_some() || inputs.iter().any(|i| io::names_many(i));
@@ -75,9 +80,10 @@ impl Jobs {
     }
 }
 
-fn is_result(path: &Path) -> bool {
-    let stem = path.file_stem().unwrap_or_default();
-    stem.to_string_lossy().ends_with(SUFFIX)
+/// The scan, without extension, of which a file would be the result by its name.
+fn input_of(path: &Path) -> Option<PathBuf> {
+    let stem = path.file_stem()?.to_str()?;
+    Some(path.with_file_name(stem.strip_suffix(SUFFIX)?))
 }
 
 /// Gives every input its output.
@@ -134,7 +140,13 @@ mod tests {
     fn outputs_lie_beside_their_inputs_or_in_a_folder() {
         let folder = tempfile::tempdir().unwrap();
         let file = |name: &str| folder.path().join(name);
-        for name in ["a.las", "b.mcap", "a_labelled.las", "n.md"] {
+        for name in [
+            "a.las",
+            "b.mcap",
+            "a_labelled.las",
+            "truth_labelled.las",
+            "n.md",
+        ] {
             std::fs::write(file(name), "x").unwrap();
         }
         let names = |jobs: &Jobs| -> Vec<String> {
@@ -151,8 +163,11 @@ mod tests {
             ["a.las a_labelled.las", "b.mcap b_labelled.mcap"]
         );
         let out = file("out");
-        let inside = Jobs::new(&[file("a*.las")], Some(&out), Some(".ply")).unwrap();
-        let want = ["a.las out/a.ply", "a_labelled.las out/a_labelled.ply"];
+        let inside = Jobs::new(&[file("*.las")], Some(&out), Some(".ply")).unwrap();
+        let want = [
+            "a.las out/a.ply",
+            "truth_labelled.las out/truth_labelled.ply",
+        ];
         assert_eq!(names(&inside), want);
         assert!(out.is_dir());
         let one = Jobs::new(&[file("a.las")], Some(&file("c.las")), None).unwrap();

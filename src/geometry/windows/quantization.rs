@@ -45,11 +45,11 @@ impl Quantization {
     /// Rows of the tables of Stratified Transformer for windows of `size` and bins of `step` metres: 2G with
     /// G = ⌊(2w + 0.0001) / q⌋.
     pub fn stratified_rows(size: f64, step: f64) -> usize {
-        2 * ((2.0 * size + 1e-4) / step) as usize
+        (((2.0 * size + 1e-4) / step) as usize).saturating_mul(2)
     }
 
     /// Rows of the tables of 3D Swin for windows of `size` and bins of `step` metres: 2G − 1 with G = ⌊w / q⌋.
     pub fn swin_rows(size: f64, step: f64) -> usize {
-        (2 * (size / step) as usize).saturating_sub(1)
+        ((size / step) as usize).saturating_mul(2).saturating_sub(1)
     }
 }

@@ -7,8 +7,9 @@ use e57::{E57Writer, Extension, Record, RecordDataType, RecordName, RecordValue}
 
 use crate::cloud::{Column, Kind, PointCloud};
 use crate::io::atomic::Atomic;
+use crate::io::labels::{LABEL, LabelNames};
 use crate::io::scan::{Labels, Output, Records, Source as AnySource, Warning, Writer};
-use crate::io::{check_batch, check_total, confidence_name, is_replaced};
+use crate::io::{check_batch, check_total};
 use crate::{Error, Result};
 
 use super::{QUEUE, SPACE, Source, fault, open_file};
@@ -27,7 +28,7 @@ struct Plan {
     schema: PointCloud,
     /// For each attribute whether it is written.
     kept: Vec<bool>,
-    confidence: Option<&'static str>,
+    labels: Option<LabelNames>,
 }
 
 struct E57Output {
@@ -42,6 +43,7 @@ struct E57Output {
 
 pub(super) fn create(output: Atomic, plan: &Output<'_>) -> Result<Box<dyn Writer>> {
     let labelled = plan.classes.is_some();
+    let names = LabelNames::new(plan.schema);
     let source = match plan.source {
         AnySource::E57(source) if source.points == plan.count => Some((**source).clone()),
         _ => None,
@@ -49,13 +51,13 @@ pub(super) fn create(output: Atomic, plan: &Output<'_>) -> Result<Box<dyn Writer
     let attributes = plan.schema.attributes.iter();
     let owned = Plan {
         kept: attributes
-            .map(|a| !(labelled && is_replaced(&a.name, plan.schema)))
+            .map(|a| !(labelled && names.replace(&a.name)))
             .collect(),
         schema: PointCloud {
             coord: Vec::new(),
             attributes: plan.schema.select(&[]).attributes,
         },
-        confidence: labelled.then(|| confidence_name(plan.schema)),
+        labels: labelled.then_some(names),
         source,
     };
     let (queue, batches) = sync_channel(QUEUE);
@@ -186,7 +188,7 @@ fn own(name: &str) -> RecordName {
 
 /// The fields of labels.
 fn label_records(plan: &Plan) -> Vec<Record> {
-    let Some(confidence) = plan.confidence else {
+    let Some(LabelNames { confidence, .. }) = plan.labels else {
         return Vec::new();
     };
     let (min, max) = (i64::from(i32::MIN), i64::from(i32::MAX));
@@ -195,7 +197,7 @@ fn label_records(plan: &Plan) -> Vec<Record> {
         data_type,
     };
     vec![
-        record("label", RecordDataType::Integer { min, max }),
+        record(LABEL, RecordDataType::Integer { min, max }),
         record(
             confidence,
             RecordDataType::Single {
@@ -236,14 +238,20 @@ fn copy(
     for cloud in reader.pointclouds() {
         let is_label = |r: &Record| {
             let name = super::fields::name_of(&r.name);
-            plan.confidence
-                .is_some_and(|c| name == "label" || name == c)
+            plan.labels.is_some_and(|labels| labels.replace(&name))
                 && matches!(r.name, RecordName::Unknown { .. })
         };
         let keep: Vec<bool> = cloud.prototype.iter().map(|r| !is_label(r)).collect();
         let mut prototype = cloud.prototype.clone();
         let mut kept = keep.iter();
         prototype.retain(|_| kept.next() == Some(&true));
+        for record in &mut prototype {
+            let name = super::fields::name_of(&record.name);
+            let new = plan.labels.map_or(name.as_str(), |l| l.written(&name));
+            if new != name && matches!(record.name, RecordName::Unknown { .. }) {
+                record.name = own(new);
+            }
+        }
         prototype.extend(label_records(plan));
         let guid = cloud.guid.clone().unwrap_or_default();
         let mut target = writer.add_pointcloud(&guid, prototype)?;
@@ -256,7 +264,7 @@ fn copy(
                 values.map_err(|e| fault(&source.path, &format!("point {done}"), &e))?;
             let mut kept = keep.iter();
             values.retain(|_| kept.next() == Some(&true));
-            if plan.confidence.is_some() {
+            if plan.labels.is_some() {
                 let label = feed.next().ok_or_else(|| changed(source))?;
                 push_label(&mut values, label);
             }
@@ -374,10 +382,9 @@ fn prototype(plan: &Plan) -> Vec<Record> {
             _ => None,
         };
         let name = standard.filter(|name| !taken(name)).unwrap_or_else(|| {
-            let plain = plain(&attribute.name);
-            let is_label = plan
-                .confidence
-                .is_some_and(|c| plain == c || plain == "label");
+            let name = &attribute.name;
+            let plain = plain(plan.labels.map_or(name, |l| l.written(name)));
+            let is_label = plan.labels.is_some_and(|labels| labels.replace(&plain));
             let mut name = plain.clone();
             let mut number = if is_label { 2 } else { 1 };
             while number > 1 && name == plain || taken(&own(&name)) {

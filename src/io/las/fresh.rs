@@ -8,7 +8,7 @@ use std::ops::Range;
 use std::path::Path;
 
 use crate::cloud::{Attribute, Column, Endian, Kind, PointCloud};
-use crate::io::confidence_name;
+use crate::io::labels::LabelNames;
 use crate::io::scan::{Labels, Output, Warning};
 use crate::{Error, Result};
 
@@ -55,7 +55,7 @@ impl Fresh {
     pub fn plan(plan: &Output<'_>, path: &Path) -> Result<(Frame, Fresh, Vec<Warning>)> {
         let labelled = plan.classes.is_some();
         let attributes = &plan.schema.attributes;
-        let confidence = confidence_name(plan.schema);
+        let names_of_labels = LabelNames::new(plan.schema);
         let has = |name: &str| attributes.iter().any(|a| a.name == name);
         let colored =
             attributes.iter().any(is_packed) || ["red", "green", "blue"].iter().all(|n| has(n));
@@ -78,12 +78,21 @@ impl Fresh {
         };
         let places: Vec<Place> = (attributes.iter())
             .map(|a| {
-                place(a, &fields, labelled.then_some(confidence))
-                    .unwrap_or_else(|| Place::Extra(describe(&a.name, a.column.kind(), "")))
+                let name = match labelled {
+                    true => names_of_labels.written(&a.name),
+                    false => &a.name,
+                };
+                place(a, &fields, labelled.then_some(names_of_labels))
+                    .unwrap_or_else(|| Place::Extra(describe(name, a.column.kind(), "")))
             })
             .collect();
-        let confidence =
-            labelled.then(|| describe(confidence, Kind::F32, "probability of the class"));
+        let confidence = labelled.then(|| {
+            describe(
+                names_of_labels.confidence,
+                Kind::F32,
+                "probability of the class",
+            )
+        });
         let mut vlrs = Vec::new();
         if extras.len() > usize::from(u16::MAX) {
             let fault = format!(
@@ -200,12 +209,12 @@ fn unique(name: &str, taken: &[String]) -> String {
     found
 }
 
-/// The field of the point format that holds an attribute, if there is one. `confidence` is the name under which a new
-/// confidence will be written.
-fn place(attribute: &Attribute, fields: &[Field], confidence: Option<&str>) -> Option<Place> {
+/// The field of the point format that holds an attribute, if there is one. `labels` are the names of new labels, if there
+/// will be some.
+fn place(attribute: &Attribute, fields: &[Field], labels: Option<LabelNames>) -> Option<Place> {
     let name = attribute.name.as_str();
-    let labelled = confidence.is_some();
-    if labelled && name == "label" || Some(name) == confidence {
+    let labelled = labels.is_some();
+    if labels.is_some_and(|labels| labels.replace(name)) {
         return Some(Place::Nowhere);
     }
     // The class field is for the new labels.

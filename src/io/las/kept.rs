@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::path::Path;
 
 use crate::cloud::{Kind, PointCloud};
-use crate::io::confidence_name;
+use crate::io::labels::LabelNames;
 use crate::io::scan::{Labels, Output, Records, Warning, WarningKind};
 use crate::{Error, Result};
 
@@ -81,7 +81,7 @@ impl Kept {
         tail: &mut Tail,
     ) {
         let (extras, _) = source.extras();
-        let name = confidence_name(schema);
+        let name = LabelNames::new(schema).confidence;
         let plain = |e: &&Extra| e.kind() == Some((Kind::F32, 1)) && e.is_plain();
         if let Some(old) = extras.iter().filter(plain).find(|e| e.name == name) {
             self.confidence = Some(old.offset);

@@ -282,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn records_keep_text_and_inner_arrays_and_replace_labels() {
+    fn records_keep_text_inner_arrays_and_their_own_labels() {
         let descr = "[('name', 'S2'), ('X', '>f4'), ('y', '<f4'), ('z', '<i2'), ('label', 'u1'), ('n', '<u2', (2,))]";
         let descr = descr.replace("'S2'", "'|S2'").replace("'u1'", "'|u1'");
         let row = |x: f32, label: u8| {
@@ -297,7 +297,8 @@ mod tests {
         let data = [row(1.0, 9), row(4.0, 8)].concat();
         let (coord, names, values) = labelled(&array(&descr, "C", "(2,)", &data));
         assert_eq!(coord, [[1.0, 2.0, 3.0], [4.0, 2.0, 3.0]]);
-        assert_eq!(names, ["n_0", "n_1", "label", "confidence"]);
+        let want = ["original_label", "n_0", "n_1", "label", "confidence"];
+        assert_eq!(names, want);
         assert_eq!(values, [[3.0, 0.5], [-1.0, 0.25]]);
     }
 

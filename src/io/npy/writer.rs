@@ -2,8 +2,9 @@
 
 use crate::cloud::{Column, Endian, Kind, PointCloud};
 use crate::io::atomic::Atomic;
+use crate::io::labels::{LABEL, LabelNames};
 use crate::io::scan::{Labels, Output, Records, Source as AnySource, Warning, Writer};
-use crate::io::{check_batch, check_total, confidence_name, is_replaced};
+use crate::io::{check_batch, check_total};
 use crate::{Error, Result};
 
 use super::column_of;
@@ -11,6 +12,7 @@ use super::header::{Field, Layout, Stored, header_bytes};
 
 pub(super) fn create(mut output: Atomic, plan: &Output<'_>) -> Result<Box<dyn Writer>> {
     let labelled = plan.classes.is_some();
+    let names = LabelNames::new(plan.schema);
     let form = match plan.source {
         AnySource::Npy(source) if source.layout.is_structured => {
             Form::Fields(Kept::new(&source.layout, plan))
@@ -18,7 +20,7 @@ pub(super) fn create(mut output: Atomic, plan: &Output<'_>) -> Result<Box<dyn Wr
         AnySource::Npy(source) => Form::Table(Table::new(&source.layout, labelled)),
         _ => Form::Attributes(
             (plan.schema.attributes.iter())
-                .map(|a| !(labelled && is_replaced(&a.name, plan.schema)))
+                .map(|a| !(labelled && names.replace(&a.name)))
                 .collect(),
         ),
     };
@@ -165,10 +167,18 @@ fn quoted(name: &str) -> String {
     format!("'{clean}'")
 }
 
+/// The name under which an attribute that stays is written.
+fn written(plan: &Output<'_>, name: &str) -> String {
+    match plan.classes {
+        Some(_) => LabelNames::new(plan.schema).written(name).to_string(),
+        None => name.to_string(),
+    }
+}
+
 /// The fields of new labels, if there are any.
 fn label_fields(plan: &Output<'_>) -> Option<String> {
-    let confidence = confidence_name(plan.schema);
-    (plan.classes.is_some()).then(|| format!("('label', '<i4'), ('{confidence}', '<f4')"))
+    let LabelNames { confidence, .. } = LabelNames::new(plan.schema);
+    (plan.classes.is_some()).then(|| format!("('{LABEL}', '<i4'), ('{confidence}', '<f4')"))
 }
 
 /// Records whose fields stay, but for old labels.
@@ -178,7 +188,8 @@ struct Kept {
 
 impl Kept {
     fn new(layout: &Layout, plan: &Output<'_>) -> Self {
-        let replaced = |f: &Field| plan.classes.is_some() && is_replaced(&f.name, plan.schema);
+        let names = LabelNames::new(plan.schema);
+        let replaced = |f: &Field| plan.classes.is_some() && names.replace(&f.name);
         Kept {
             fields: (layout.fields.iter())
                 .filter(|f| !replaced(f))
@@ -191,9 +202,10 @@ impl Kept {
         let mut parts: Vec<String> = (self.fields.iter())
             .map(|f| {
                 let shape: String = f.shape.iter().map(|d| format!("{d}, ")).collect();
+                let name = quoted(&written(plan, &f.name));
                 match f.shape.is_empty() {
-                    true => format!("({}, '{}')", quoted(&f.name), f.descr),
-                    false => format!("({}, '{}', ({shape}))", quoted(&f.name), f.descr),
+                    true => format!("({name}, '{}')", f.descr),
+                    false => format!("({name}, '{}', ({shape}))", f.descr),
                 }
             })
             .collect();
@@ -212,7 +224,7 @@ fn attribute_descr(plan: &Output<'_>, kept: &[bool]) -> String {
         .filter(|(_, kept)| **kept)
     {
         let kind = descr(a.column.kind(), Endian::Little);
-        parts.push(format!("({}, '{kind}')", quoted(&a.name)));
+        parts.push(format!("({}, '{kind}')", quoted(&written(plan, &a.name))));
     }
     parts.extend(label_fields(plan));
     format!("[{}]", parts.join(", "))

@@ -2,8 +2,9 @@
 
 use crate::cloud::{Endian, Kind, PointCloud};
 use crate::io::atomic::Atomic;
+use crate::io::labels::{LABEL, LabelNames};
 use crate::io::scan::{Labels, Output, Records, Source as AnySource, Warning, Writer};
-use crate::io::{check_batch, check_total, confidence_name, is_replaced, kept_words};
+use crate::io::{check_batch, check_total, kept_words};
 use crate::{Error, Result};
 
 use super::header::{Encoding, Field, Header, type_letter};
@@ -46,16 +47,21 @@ fn entry(name: impl Into<String>, kind: Kind) -> Entry {
 
 pub(super) fn create(mut output: Atomic, plan: &Output<'_>) -> Result<Box<dyn Writer>> {
     let labelled = plan.classes.is_some();
+    let names = LabelNames::new(plan.schema);
     let (mut entries, recipe, source) = match plan.source {
         AnySource::Pcd(source) => {
             let header = &source.header;
             let kept: Vec<bool> = (header.fields.iter())
-                .map(|f| !(labelled && f.count == 1 && is_replaced(&f.name, plan.schema)))
+                .map(|f| !(labelled && f.count == 1 && names.replace(&f.name)))
                 .collect();
+            let written = |f: &Field| match labelled && f.count == 1 {
+                true => names.written(&f.name).to_string(),
+                false => f.name.clone(),
+            };
             let entries = (header.fields.iter().zip(&kept)).filter(|(_, kept)| **kept);
             let entries: Vec<Entry> = entries
                 .map(|(f, _)| Entry {
-                    name: f.name.clone(),
+                    name: written(f),
                     kind: f.kind,
                     count: f.count,
                 })
@@ -69,8 +75,8 @@ pub(super) fn create(mut output: Atomic, plan: &Output<'_>) -> Result<Box<dyn Wr
         }
     };
     if labelled {
-        entries.push(entry("label", Kind::I32));
-        entries.push(entry(confidence_name(plan.schema), Kind::F32));
+        entries.push(entry(LABEL, Kind::I32));
+        entries.push(entry(names.confidence, Kind::F32));
     }
     let encoding = source.map_or(Encoding::Binary, |h| h.encoding);
     let head = match source {
@@ -95,11 +101,16 @@ fn fresh(plan: &Output<'_>) -> (Vec<Entry>, Vec<bool>) {
     let labelled = plan.classes.is_some();
     let mut entries: Vec<Entry> = ["x", "y", "z"].map(|n| entry(n, Kind::F64)).into();
     let mut kept = Vec::new();
+    let names = LabelNames::new(plan.schema);
     for a in &plan.schema.attributes {
-        let is_kept = !(labelled && is_replaced(&a.name, plan.schema));
+        let is_kept = !(labelled && names.replace(&a.name));
         kept.push(is_kept);
         if is_kept {
-            let name = unique(&a.name, &entries);
+            let name = match labelled {
+                true => names.written(&a.name),
+                false => &a.name,
+            };
+            let name = unique(name, &entries);
             entries.push(entry(name, a.column.kind()));
         }
     }

@@ -55,6 +55,21 @@ impl Source {
             .collect();
         format!("{encoding}, {}", elements.join(", "))
     }
+
+    /// What is no attribute of a point and so goes into other PLY files only: lists, faces and other elements.
+    pub fn beyond_attributes(&self) -> Option<String> {
+        let header = &self.header;
+        let lists = header
+            .points()
+            .properties
+            .iter()
+            .filter(|p| p.list.is_some());
+        let mut parts: Vec<String> = lists.map(|p| format!("the lists `{}`", p.name)).collect();
+        let others = header.elements.iter().enumerate();
+        let others = others.filter(|(i, e)| *i != header.vertex && e.count > 0);
+        parts.extend(others.map(|(_, e)| format!("{} {}", e.count, e.name)));
+        (!parts.is_empty()).then(|| parts.join(", "))
+    }
 }
 
 fn create(output: Atomic, plan: &Output<'_>) -> Result<Box<dyn Writer>> {

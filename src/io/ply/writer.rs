@@ -3,8 +3,9 @@
 use crate::Result;
 use crate::cloud::{Endian, Kind, PointCloud};
 use crate::io::atomic::Atomic;
+use crate::io::labels::{LABEL, LabelNames};
 use crate::io::scan::{Labels, Output, Records, Source as AnySource, Warning, WarningKind, Writer};
-use crate::io::{check_batch, check_total, confidence_name, is_replaced, kept_words};
+use crate::io::{check_batch, check_total, kept_words};
 
 use super::Source;
 use super::header::{Encoding, Meaning, Property, kind_name};
@@ -68,8 +69,8 @@ fn label_lines(plan: &Output<'_>) -> Vec<String> {
     match plan.classes {
         None => Vec::new(),
         Some(_) => vec![
-            "property int label".into(),
-            format!("property float {}", confidence_name(plan.schema)),
+            format!("property int {LABEL}"),
+            format!("property float {}", LabelNames::new(plan.schema).confidence),
         ],
     }
 }
@@ -80,8 +81,9 @@ fn kept(source: &Source, plan: &Output<'_>) -> (Vec<u8>, Recipe) {
     let points = header.points();
     let newline = header.newline();
     let labelled = plan.classes.is_some();
+    let names = LabelNames::new(plan.schema);
     let replaced: Vec<bool> = (points.properties.iter())
-        .map(|p| labelled && p.list.is_none() && is_replaced(&p.name, plan.schema))
+        .map(|p| labelled && p.list.is_none() && names.replace(&p.name))
         .collect();
     let mut head: Vec<u8> = Vec::new();
     let mut pending = label_lines(plan);
@@ -106,6 +108,17 @@ fn kept(source: &Source, plan: &Output<'_>) -> (Vec<u8>, Recipe) {
                 );
             }
             Meaning::Property(e, p) if *e == header.vertex && replaced[*p] => {}
+            Meaning::Property(e, p) if labelled && *e == header.vertex => {
+                let property = &points.properties[*p];
+                let name = match property.list {
+                    None => names.written(&property.name),
+                    Some(_) => &property.name,
+                };
+                match name == property.name {
+                    true => head.extend_from_slice(line),
+                    false => push(&mut head, &format!("property {} {name}", words[1]), newline),
+                }
+            }
             _ if labelled && is_class_line(&words) => {}
             _ => head.extend_from_slice(line),
         }
@@ -137,8 +150,9 @@ fn is_class_line(words: &[&str]) -> bool {
 /// A header for the attributes of a cloud.
 fn fresh(plan: &Output<'_>) -> (Vec<u8>, Recipe) {
     let labelled = plan.classes.is_some();
+    let new = LabelNames::new(plan.schema);
     let kept: Vec<bool> = (plan.schema.attributes.iter())
-        .map(|a| !(labelled && is_replaced(&a.name, plan.schema)))
+        .map(|a| !(labelled && new.replace(&a.name)))
         .collect();
     let mut lines = vec!["ply".to_string(), "format binary_little_endian 1.0".into()];
     lines.extend(class_lines(plan));
@@ -146,7 +160,7 @@ fn fresh(plan: &Output<'_>) -> (Vec<u8>, Recipe) {
     let mut names: Vec<String> = ["x", "y", "z"].map(String::from).into();
     lines.extend(names.iter().map(|n| format!("property double {n}")));
     if labelled {
-        names.extend(["label".into(), confidence_name(plan.schema).into()]);
+        names.extend([LABEL.into(), new.confidence.into()]);
     }
     for (a, _) in plan
         .schema
@@ -155,7 +169,11 @@ fn fresh(plan: &Output<'_>) -> (Vec<u8>, Recipe) {
         .zip(&kept)
         .filter(|(_, kept)| **kept)
     {
-        let name = unique(&a.name, &names);
+        let name = match labelled {
+            true => new.written(&a.name),
+            false => &a.name,
+        };
+        let name = unique(name, &names);
         lines.push(format!("property {} {name}", kind_name(a.column.kind())));
         names.push(name);
     }

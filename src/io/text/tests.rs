@@ -117,11 +117,11 @@ fn labels_are_two_more_columns_in_the_style_of_the_file() {
         (
             "a.csv",
             "label;\"x\";y;z;\"t\"\n9;1;2;3;s\n",
-            "\"x\";y;z;\"t\";\"label\";\"confidence\"\n1;2;3;s;-1;0\n",
+            "original_label;\"x\";y;z;\"t\";\"label\";\"confidence\"\n9;1;2;3;s;-1;0\n",
         ),
         (
             "a.txt",
-            "# a\n# x y z label confidence q\n1 2 3 4 5 6\n",
+            "# a\n# x y z label confidence q\n1 2 3 4 0.5 6\n",
             "# a\n# x y z q label confidence\n1 2 3 6 -1 0\n",
         ),
         ("a.pts", "1\n1 2 3\n", "1\n1 2 3 -1 0\n"),
@@ -261,7 +261,8 @@ fn new_tables_read_back_with_their_names() {
         let path = place.0.path().join(name);
         write(&path, &scan, &labels(2)).unwrap();
         let back = read(&path).unwrap();
-        assert_eq!(names(&back), ["my__note", "label", "confidence"], "{name}");
+        let want = ["my__note", "original_label", "label", "confidence"];
+        assert_eq!(names(&back), want, "{name}");
         assert_eq!(back.cloud.coord[1], [1e6, 2.0, 3.0]);
         assert!(back.cloud.coord[0][2].is_nan());
         assert_eq!(back.cloud.labels().unwrap().code, [-1, 0]);

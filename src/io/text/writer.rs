@@ -4,13 +4,14 @@ use std::fmt::Write as _;
 
 use crate::cloud::{Column, PointCloud};
 use crate::io::atomic::Atomic;
+use crate::io::labels::{LABEL, LabelNames};
 use crate::io::scan::{Labels, Output, Records, Source as AnySource, Warning, Writer};
-use crate::io::{check_batch, check_total, confidence_name, is_replaced};
+use crate::io::{check_batch, check_total};
 use crate::with_column;
 use crate::{Error, Result};
 
 use super::Source;
-use super::layout::Form;
+use super::layout::{Form, Layout};
 use super::line::Separator;
 
 struct TextWriter {
@@ -75,7 +76,8 @@ impl TextWriter {
         let layout = &source.layout;
         let columns = layout.columns.iter();
         let is_named = !layout.header.is_empty();
-        let replaced = |name: &str| is_named && self.labelled && is_replaced(name, plan.schema);
+        let new = LabelNames::new(plan.schema);
+        let replaced = |name: &str| is_named && self.labelled && new.replace(name);
         let kept: Vec<bool> = columns.map(|c| !replaced(&c.name)).collect();
         let mut head = layout.head.clone();
         if is_named {
@@ -84,11 +86,15 @@ impl TextWriter {
             let names = line.trim_start_matches(['#', '/', '%', ' ', '\t']);
             head.extend_from_slice(&line.as_bytes()[..line.len() - names.len()]);
             let line = names.trim_end();
-            let mut names = kept_fields(line, layout.header_separator, &kept);
+            let line = match self.labelled {
+                true => renamed(line, layout, new),
+                false => line.to_string(),
+            };
+            let mut names = kept_fields(&line, layout.header_separator, &kept);
             if self.labelled {
                 let quote = if line.ends_with('"') { "\"" } else { "" };
                 let separator = layout.header_separator.text();
-                for name in ["label", confidence_name(plan.schema)] {
+                for name in [LABEL, new.confidence] {
                     let _ = write!(names, "{separator}{quote}{name}{quote}");
                 }
             }
@@ -106,15 +112,20 @@ impl TextWriter {
         let is_csv = crate::io::extension(self.output.path()) == "csv";
         self.separator = if is_csv { "," } else { " " };
         let mut names: Vec<String> = ["x", "y", "z"].map(String::from).into();
+        let new = LabelNames::new(plan.schema);
         if self.labelled {
-            names.extend(["label".into(), confidence_name(plan.schema).into()]);
+            names.extend([LABEL.into(), new.confidence.into()]);
         }
         let own = names.split_off(3);
         for attribute in &plan.schema.attributes {
-            let stays = !(self.labelled && is_replaced(&attribute.name, plan.schema));
+            let stays = !(self.labelled && new.replace(&attribute.name));
             self.attributes.push(stays);
             if stays {
-                let name = unique(&attribute.name, names.iter().chain(&own));
+                let name = match self.labelled {
+                    true => new.written(&attribute.name),
+                    false => &attribute.name,
+                };
+                let name = unique(name, names.iter().chain(&own));
                 names.push(name);
             }
         }
@@ -183,6 +194,26 @@ fn kept_fields(line: &str, separator: Separator, kept: &[bool]) -> String {
     let fields = separator.split_raw(line).zip(kept);
     let fields: Vec<&str> = (fields.filter(|(_, kept)| **kept))
         .map(|(field, _)| field)
+        .collect();
+    fields.join(separator.text())
+}
+
+/// The line of names with those that give way to new labels.
+fn renamed(line: &str, layout: &Layout, new: LabelNames) -> String {
+    let separator = layout.header_separator;
+    if layout
+        .columns
+        .iter()
+        .all(|c| new.written(&c.name) == c.name)
+    {
+        return line.to_string();
+    }
+    let fields = separator.split_raw(line).zip(&layout.columns);
+    let fields: Vec<String> = fields
+        .map(|(field, column)| match new.written(&column.name) {
+            same if same == column.name => field.to_string(),
+            other => field.replacen(field.trim().trim_matches('"'), other, 1),
+        })
         .collect();
     fields.join(separator.text())
 }

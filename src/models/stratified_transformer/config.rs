@@ -1,5 +1,6 @@
 //! Configuration of the Stratified Transformer.
 
+use super::super::{check_depths, check_widths};
 use crate::geometry::{Choice, WindowOptions, windows::Quantization};
 use crate::nn::WindowBlockConfig;
 use crate::ops::PositionTables;
@@ -9,6 +10,9 @@ use std::collections::BTreeMap;
 
 /// The `type` of configurations without sampled keys.
 const SWIN: &str = "Swin3D";
+
+/// Most rows of a position table.
+const MOST_BINS: usize = 1 << 16;
 
 /// Configuration; the keys are the official configuration's.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -110,6 +114,16 @@ impl Config {
     pub fn validate(&self) -> Result<()> {
         let fail = |key: &str, fault: String| Err(Error::config(format!("network.{key}"), fault));
         let levels = self.channels.len();
+        check_depths("depths", &self.depths)?;
+        let further: Vec<usize> = self.heads.values().copied().collect();
+        for (key, widths) in [
+            ("in_channels", &[self.in_channels][..]),
+            ("num_classes", &[self.num_classes]),
+            ("channels", &self.channels),
+            ("heads", &further),
+        ] {
+            check_widths(key, widths)?;
+        }
         for (key, length) in [
             ("depths", self.depths.len()),
             ("num_heads", self.num_heads.len()),
@@ -175,6 +189,12 @@ impl Config {
             return fail(
                 "drop_path_rate",
                 format!("{} is not in [0, 1)", self.drop_path_rate),
+            );
+        }
+        if self.bins() > MOST_BINS {
+            return fail(
+                "quant_size",
+                format!("{} m cuts a window into too many bins", self.quant_size),
             );
         }
         if self.bins() == 0 {

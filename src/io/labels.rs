@@ -1,0 +1,104 @@
+//! Names under which new labels are written beside what a scan holds already.
+//!
+//! New labels are called `label` and `confidence`, and replace those of an earlier run. Anything else that has these names
+//! belongs to the scan, such as its ground truth, and stays: a label as `original_label`, a confidence as it is, beside the
+//! new `label_confidence`.
+
+use crate::cloud::{Column, Kind, PointCloud};
+
+/// Name of new labels.
+pub(super) const LABEL: &str = "label";
+const ORIGINAL: &str = "original_label";
+
+/// What becomes of the attributes whose names new labels would take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct LabelNames {
+    /// The scan has labels that are not of an earlier run.
+    has_own: bool,
+    /// Name of new confidences.
+    pub confidence: &'static str,
+}
+
+impl LabelNames {
+    /// The names for a scan with the attributes of `schema`.
+    pub fn new(schema: &PointCloud) -> LabelNames {
+        let is_float = |column: &Column| matches!(column.kind(), Kind::F32 | Kind::F64);
+        let label = schema.attribute(LABEL);
+        // In LAS files the class field is what holds the labels. Text does not tell whole numbers from others.
+        let has_labels = label.is_some() || schema.attribute("classification").is_some();
+        let earlier = ["confidence", "label_confidence"]
+            .into_iter()
+            .find(|name| has_labels && schema.attribute(name).is_some_and(is_float));
+        LabelNames {
+            has_own: label.is_some() && earlier.is_none(),
+            confidence: earlier.unwrap_or(match schema.attribute("confidence") {
+                None => "confidence",
+                Some(_) => "label_confidence",
+            }),
+        }
+    }
+
+    /// True for an attribute that gives way to the new labels.
+    pub fn replace(self, name: &str) -> bool {
+        name == LABEL && !self.has_own || name == self.confidence
+    }
+
+    /// The name under which an attribute that stays is written.
+    pub fn written(self, name: &str) -> &str {
+        match name {
+            LABEL if self.has_own => ORIGINAL,
+            other => other,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn earlier_labels_are_replaced_and_all_others_stay() {
+        let byte = || Column::U8(vec![]);
+        let (int, float) = (|| Column::I32(vec![]), || Column::F32(vec![]));
+        for (attributes, stays, confidence) in [
+            (vec![], false, "confidence"),
+            (
+                vec![("label", int()), ("confidence", float())],
+                false,
+                "confidence",
+            ),
+            (
+                vec![("classification", byte()), ("confidence", float())],
+                false,
+                "confidence",
+            ),
+            (vec![("label", int())], true, "confidence"),
+            (vec![("confidence", float())], false, "label_confidence"),
+            (
+                vec![("label", int()), ("confidence", byte())],
+                true,
+                "label_confidence",
+            ),
+            (
+                vec![
+                    ("confidence", byte()),
+                    ("label", int()),
+                    ("label_confidence", float()),
+                ],
+                false,
+                "label_confidence",
+            ),
+        ] {
+            let mut schema = PointCloud::default();
+            for (name, column) in &attributes {
+                schema.set_attribute(name, column.clone()).unwrap();
+            }
+            let names = LabelNames::new(&schema);
+            assert_eq!(names.confidence, confidence, "{attributes:?}");
+            assert_eq!(names.replace("label"), !stays, "{attributes:?}");
+            let want = if stays { "original_label" } else { "label" };
+            assert_eq!(names.written("label"), want, "{attributes:?}");
+            assert_eq!(names.written("intensity"), "intensity");
+        }
+    }
+}
