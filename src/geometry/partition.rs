@@ -166,7 +166,7 @@ impl Cells {
 }
 
 /// The key of every point's cell, and how many keys an element has.
-pub(super) fn cell_keys(
+pub(crate) fn cell_keys(
     coord: &[[f32; 3]],
     offsets: &[usize],
     size: f32,

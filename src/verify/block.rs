@@ -1,14 +1,13 @@
 //! One residual block over a given neighbour table.
 
-use super::layers::{Limits, both_modes, input, load};
-use super::network::metadata;
+use super::layers::{Input, Limits, both_modes, input, load};
 use super::reference::Report;
 use super::{Case, Recorded};
+use crate::Result;
 use crate::device::random::Random;
-use crate::geometry::{MISSING, Neighbors};
+use crate::geometry::Neighbors;
 use crate::graph::{Executor, Graph, Mode, Params};
 use crate::nn::{AttentionConfig, Block, Pairs, WeightEncoding};
-use crate::{Error, Result};
 use std::sync::Arc;
 
 const LIMITS: Limits = Limits {
@@ -18,42 +17,39 @@ const LIMITS: Limits = Limits {
 };
 
 fn config(case: &Case<'_>) -> Result<AttentionConfig> {
-    let flag = |key: &str| Ok::<bool, Error>(metadata(case.file, key)?.as_bool().unwrap_or(false));
-    let number = |key: &str| {
-        let value = metadata(case.file, key)?;
-        let whole = value.as_u64().map(|v| v as usize);
-        whole.ok_or_else(|| Error::weights(format!("metadata {key}"), "is not a number"))
+    let flag = |key: &str| {
+        let value = case.file.metadata(key)?.as_bool();
+        value.ok_or_else(|| {
+            case.file
+                .fault(&format!("metadata {key}"), "is not true or false")
+        })
     };
-    let grouped = case
-        .file
-        .metadata
-        .get("model")
-        .is_some_and(|m| m.contains("m1"));
+    let encoding = match case.file.text("model") {
+        Some("m1") => WeightEncoding::Grouped,
+        Some("m2") => WeightEncoding::Full,
+        other => {
+            let fault = format!("{other:?} is not m1 or m2");
+            return Err(case.file.fault("metadata model", fault));
+        }
+    };
     Ok(AttentionConfig {
-        channels: number("embed_channels")?,
-        groups: number("groups")?,
+        channels: case.file.whole("embed_channels")?,
+        groups: case.file.whole("groups")?,
         qkv_bias: flag("qkv_bias")?,
         pe_multiplier: flag("pe_multiplier")?,
         pe_bias: flag("pe_bias")?,
-        encoding: if grouped {
-            WeightEncoding::Grouped
-        } else {
-            WeightEncoding::Full
-        },
+        encoding,
         dropout: 0.0,
     })
 }
 
 fn neighbors(case: &Case<'_>) -> Result<Neighbors> {
-    let dims = case.file.require("input.idx")?.dims().to_vec();
-    let k = *dims.last().unwrap_or(&1);
-    let index = case.file.get_i64("input.idx")?;
-    let index: Vec<u32> = index
-        .iter()
-        .map(|&i| u32::try_from(i).unwrap_or(MISSING))
-        .collect();
-    let coord = case.file.get_f32("input.coord")?;
-    let coord: Vec<[f32; 3]> = coord.chunks_exact(3).map(|p| [p[0], p[1], p[2]]).collect();
+    let coord = case.file.points("input.coord")?;
+    case.file.ends("input.offset", coord.len())?;
+    let k = case.file.whole("neighbours")?;
+    let index = case
+        .file
+        .rows("input.idx", &[coord.len(), k], coord.len())?;
     Neighbors::from_index(k, &index, &coord, &coord)
 }
 
@@ -61,21 +57,24 @@ fn neighbors(case: &Case<'_>) -> Result<Neighbors> {
 pub(super) fn run(case: &Case<'_>, report: &mut Report) -> Result<()> {
     let config = config(case)?;
     let neighbors = Arc::new(neighbors(case)?);
+    let feat = Input::new(case, "feat", &[neighbors.queries, config.channels])?;
     let (block, mut params) = load(case, |scope| Block::new(scope, config, 0.0))?;
-    folded(case, &block, &params, &neighbors, report)?;
+    weight_logits(case, &block, &params, &neighbors, &feat, report)?;
+    folded(case, &block, &params, &neighbors, &feat, report)?;
     both_modes(case, &mut params, "feat", LIMITS, report, |graph| {
-        let x = input(graph, case.file, "input.feat")?;
+        let x = input(graph, &feat)?;
         let pairs = Pairs::new(graph, &neighbors, None)?;
         let output = block.record(graph, x, &pairs)?;
-        let mut recorded = Recorded::new(output, &[("feat", x)]);
-        for name in ["attn_in", "attn_out"] {
-            recorded
-                .taps
-                .extend(graph.tapped(name).map(|var| (name, var)));
+        let mut recorded = Recorded::new(output, &[(&feat, x)]);
+        // inner values are in the files for running statistics only
+        if graph.mode() == Mode::Frozen {
+            let taps = ["attn_in", "attn_out"].map(|name| (name, graph.tapped(name)));
+            recorded.taps = taps
+                .map(|(name, var)| (name, var.expect("a block taps it")))
+                .to_vec();
         }
         Ok(recorded)
-    })?;
-    weight_logits(case, &block, &params, &neighbors, report)
+    })
 }
 
 fn folded(
@@ -83,16 +82,17 @@ fn folded(
     block: &Block,
     params: &Params,
     neighbors: &Arc<Neighbors>,
+    feat: &Input,
     report: &mut Report,
 ) -> Result<()> {
     let mut graph = Graph::new(params, Mode::Inference, Random::new(0, 0));
-    let x = input(&mut graph, case.file, "input.feat")?;
+    let x = input(&mut graph, feat)?;
     let pairs = Pairs::new(&mut graph, neighbors, None)?;
     let y = block.record(&mut graph, x, &pairs)?;
     graph.keep(y);
     let mut executor = Executor::new(case.device);
     let run = executor.run(&graph, None)?;
-    let want = case.file.get_f64("eval.out.feat")?;
+    let want = case.file.doubles("eval.out.feat", &feat.dims)?;
     report.relative("eval.out.feat (folded)", run.read(y), &want, LIMITS.output);
     Ok(())
 }
@@ -103,27 +103,28 @@ fn weight_logits(
     block: &Block,
     params: &Params,
     neighbors: &Arc<Neighbors>,
+    feat: &Input,
     report: &mut Report,
 ) -> Result<()> {
     let name = "eval.inner.weight_logits";
-    let mut fresh = Params::initial(params.layout().clone(), case.device, 0)?;
-    crate::weights::load_state(&mut fresh, &case.file.with_prefix("state."))?;
-    let mut graph = Graph::new(&fresh, Mode::Frozen, Random::new(0, 0));
-    let x = input(&mut graph, case.file, "input.feat")?;
+    let mut graph = Graph::new(params, Mode::Frozen, Random::new(0, 0));
+    let x = input(&mut graph, feat)?;
     let pairs = Pairs::new(&mut graph, neighbors, None)?;
     let y = block.record(&mut graph, x, &pairs)?;
     graph.keep(y);
-    let (Some(e), Some(st)) = (graph.tapped("relation"), graph.tapped("coefficients")) else {
-        return Ok(());
-    };
+    let tapped = |name: &str| graph.tapped(name).expect("the attention taps it");
+    let (e, st) = (tapped("relation"), tapped("coefficients"));
     graph.keep(e);
     graph.keep(st);
     let groups = graph.shape(e).cols;
+    let want = case
+        .file
+        .doubles(name, &[neighbors.queries, neighbors.k, groups])?;
     let mut executor = Executor::new(case.device);
     let run = executor.run(&graph, None)?;
     let parameter = |n: &str| {
-        let id = fresh.layout().find(&format!("attn.weight_encoding.3.{n}"));
-        id.map(|id| fresh.get(id)).unwrap_or(&[])
+        let id = params.layout().find(&format!("attn.weight_encoding.3.{n}"));
+        id.map(|id| params.get(id)).unwrap_or(&[])
     };
     let (mix, bias) = (parameter("weight"), parameter("bias"));
     let (scale, shift) = run.read(st).split_at(groups);
@@ -137,6 +138,6 @@ fn weight_logits(
             logits.push(dot + bias);
         }
     }
-    report.relative(name, &logits, &case.file.get_f64(name)?, LIMITS.output);
+    report.relative(name, &logits, &want, LIMITS.output);
     Ok(())
 }

@@ -6,19 +6,15 @@
 //! showed is judged by the restart.
 
 use super::Case;
-use super::network::{Input, load, metadata, zero_gradients};
+use super::file::{ReferenceFile, Wanted, each};
+use super::network::{Input, zero_gradients};
 use super::recipe::{number, optimizer_of, schedule_of};
 use super::reference::Report;
-use crate::device::Array;
-use crate::device::random::Random;
-use crate::graph::{Executor, Gradients, Graph, Mode, Params, Var};
+use super::trainer::{Step, Trainer, target};
+use crate::Result;
+use crate::graph::{Init, Mode, ParamKind, ParamSpec, Params};
 use crate::models::Model;
-use crate::ops::{CrossEntropy, LovaszSoftmax, WeightedSum};
-use crate::optim::{Group, Optimizer, OptimizerConfig, Rate, Schedule, Trained, norm};
-use crate::train::metrics::Confusion;
-use crate::weights::Tensors;
-use crate::{Error, Result};
-use serde_json::Value;
+use crate::optim::Rate;
 
 /// Quantities of one step, in the file's names, with how they are compared.
 const QUANTITIES: [(&str, bool); 5] = [
@@ -31,47 +27,77 @@ const QUANTITIES: [(&str, bool); 5] = [
 
 /// Checks every curve of the file.
 pub(super) fn run(case: &Case<'_>, report: &mut Report) -> Result<()> {
-    let mut batches = Vec::new();
-    while case
-        .file
-        .get(&format!("batch{}.coord", batches.len()))
-        .is_some()
-    {
-        batches.push(Input::read(case.file, &format!("batch{}.", batches.len()))?);
-    }
+    let file = case.file;
+    let config = file.metadata("config")?;
+    let size = |key: &str| Ok::<_, crate::Error>(number(&config, key)? as usize);
+    let (channels, classes) = (size("in_channels")?, size("num_classes")?);
+    let ignored = file.ignored("ignore_index")?;
+    let label = Some(("segment", classes, ignored));
+    let batches = batches(file, |prefix| Input::read(file, prefix, channels, label))?;
     for (name, lovasz) in [("ce", false), ("lovasz", true)] {
-        if case.file.get(&format!("{name}.loss")).is_some() {
-            curve(case, &format!("{name}."), lovasz, &batches, report)?;
-        }
+        curve(case, name, (lovasz, ignored), &batches, report)?;
     }
     Ok(())
+}
+
+/// The batches `batch0.`, `batch1.`, … of a file; one that is there in part is there.
+pub(super) fn batches(
+    file: &ReferenceFile<'_>,
+    read: impl Fn(&str) -> Result<Input>,
+) -> Result<Vec<Input>> {
+    let prefixes = (0..).map(|i| format!("batch{i}."));
+    let held = prefixes.take_while(|prefix| file.any(prefix));
+    let batches = held
+        .map(|prefix| read(&prefix))
+        .collect::<Result<Vec<Input>>>()?;
+    match batches.is_empty() {
+        true => Err(file.fault("batch0.coord", "is missing; the file holds no batches")),
+        false => Ok(batches),
+    }
 }
 
 fn curve(
     case: &Case<'_>,
     name: &str,
-    lovasz: bool,
+    (lovasz, ignored): (bool, i32),
     batches: &[Input],
     report: &mut Report,
 ) -> Result<()> {
-    let settings = metadata(case.file, &format!("curve_{}", name.trim_end_matches('.')))?;
-    let steps = case.file.get_f64(&format!("{name}loss"))?.len();
+    let file = case.file;
+    let settings = file.metadata(&format!("curve_{name}"))?;
+    let steps = file.whole("steps")? as u64;
+    let rule = file.metadata("optimizer")?;
+    let mut network = file.metadata("config")?;
+    network["unpool_backend"] = settings["unpool_backend"].clone();
     let start = |prefix: &str| {
-        let state = case.file.with_prefix(prefix);
-        Trainer::new(case, &settings, &state, lovasz, steps as u64)
+        let mut model = Model::new(&network, case.device, 0)?;
+        file.load(&mut model.params, prefix)?;
+        let lr = number(&settings, "lr")?;
+        let config = optimizer_of(&rule, lr, number(&settings, "weight_decay")?);
+        let schedule = schedule_of(&settings["schedule"], steps)?;
+        let trainer = Trainer::new(case, model, config, &[], schedule, steps)?;
+        let zero = zero_gradients(&settings["structurally_zero_grad"]);
+        Ok(trainer.ignoring(ignored, zero).with_lovasz(lovasz))
     };
-    let limits = match name {
-        "ce." => Limits {
-            miou: 0.06,
-            mean: 0.01,
-        },
-        _ => Limits {
-            miou: 0.04,
-            mean: 0.01,
-        },
+    let limits = Limits {
+        miou: if lovasz { 0.04 } else { 0.06 },
+        mean: 0.01,
     };
-    check(case, name, &start, batches, limits, report)
+    let momentum = |rate: Rate| rate.momentum;
+    let rates: Rates<'_> = ("beta1", &momentum);
+    check(
+        case,
+        &format!("{name}."),
+        rates,
+        &start,
+        batches,
+        limits,
+        report,
+    )
 }
+
+/// The list of a file beside that of learning rates: its name, and how it follows from the schedule.
+pub(super) type Rates<'a> = (&'a str, &'a dyn Fn(Rate) -> f64);
 
 /// Limits that differ between files.
 #[derive(Debug, Clone, Copy)]
@@ -82,236 +108,150 @@ pub(super) struct Limits {
     pub mean: f64,
 }
 
+/// What the file says about one quantity of every step.
+struct Quantity {
+    name: &'static str,
+    relative: bool,
+    want: Vec<f64>,
+    limit: Vec<f64>,
+    /// Largest distance that the official code showed.
+    gap: Vec<f64>,
+    /// Of the steps after the restart.
+    restart: Vec<f64>,
+}
+
+/// What the file says about one curve, all of it read before the first step is taken.
+struct Curve {
+    name: String,
+    lr: Vec<f64>,
+    rates: Vec<f64>,
+    /// Labelled points of every step.
+    valid: Vec<i64>,
+    quantities: Vec<Quantity>,
+    /// Running statistics after the restart.
+    after: Vec<Wanted>,
+    last: Last,
+}
+
+/// What the final state gives.
+struct Last {
+    eval_logits: Vec<f64>,
+    train_logits: Vec<f64>,
+    intersection: Vec<i64>,
+    union: Vec<i64>,
+    target: Vec<i64>,
+    miou: f64,
+    accuracy: f64,
+}
+
+impl Curve {
+    fn read(
+        file: &ReferenceFile<'_>,
+        name: &str,
+        rates: &str,
+        trainer: &Trainer,
+        rows: usize,
+    ) -> Result<Self> {
+        let steps = trainer.total as usize;
+        let of = |n: &str| format!("{name}{n}");
+        let list = |name: &str, count: usize| match name.ends_with("correct") {
+            true => {
+                let counts = file.integers(name, &[count])?;
+                Ok(counts.into_iter().map(|c| c as f64).collect::<Vec<f64>>())
+            }
+            false => file.doubles(name, &[count]),
+        };
+        let [restart] = file.dims(&of("anchor.tol.loss"))?;
+        let quantities = QUANTITIES.map(|(quantity, relative)| {
+            Ok(Quantity {
+                name: quantity,
+                relative,
+                want: list(&of(quantity), steps)?,
+                limit: list(&of(&format!("tol.{quantity}")), steps)?,
+                gap: list(&of(&format!("gap.{quantity}")), steps)?,
+                restart: list(&of(&format!("anchor.tol.{quantity}")), restart)?,
+            })
+        });
+        let running = |spec: &ParamSpec| spec.kind == ParamKind::Running;
+        let (layout, classes) = (
+            trainer.model.params.layout(),
+            trainer.model.network.classes(),
+        );
+        Ok(Curve {
+            name: name.to_string(),
+            lr: file.doubles(&of("lr"), &[steps])?,
+            rates: file.doubles(&of(rates), &[steps])?,
+            valid: file.integers(&of("valid"), &[steps])?,
+            quantities: quantities.into_iter().collect::<Result<_>>()?,
+            after: file.of_parameters(&of("anchor.after."), layout, running)?,
+            last: Last {
+                eval_logits: file.doubles(&of("final.eval_logits"), &[rows, classes])?,
+                train_logits: file.doubles(&of("final.train_logits"), &[rows, classes])?,
+                intersection: file.integers(&of("final.intersection"), &[classes])?,
+                union: file.integers(&of("final.union"), &[classes])?,
+                target: file.integers(&of("final.target"), &[classes])?,
+                miou: file.single(&of("final.miou"))?,
+                accuracy: file.single(&of("final.all_acc"))?,
+            },
+        })
+    }
+
+    fn of(&self, name: &str) -> String {
+        format!("{}{name}", self.name)
+    }
+}
+
 /// The three checks of one curve, whose tensors begin with `name`; `start` makes a trainer from the state under a prefix.
 pub(super) fn check(
     case: &Case<'_>,
     name: &str,
+    rates: Rates<'_>,
     start: &dyn Fn(&str) -> Result<Trainer>,
     batches: &[Input],
     limits: Limits,
     report: &mut Report,
 ) -> Result<()> {
+    let file = case.file;
     let mut restart = start(&format!("{name}anchor.state."))?;
-    restart.restore(case.file, &format!("{name}anchor."))?;
-    restarted(case, name, restart, batches, limits, report)?;
-    free_run(case, name, start("init.")?, batches, limits, report)?;
-    final_state(
-        case,
-        name,
-        start(&format!("{name}final.state."))?,
-        batches,
-        report,
-    )
+    restart.restore(file, &format!("{name}anchor."))?;
+    let free = start("init.")?;
+    let last = start(&format!("{name}final.state."))?;
+    let wanted = Curve::read(file, name, rates.0, &free, batches[0].coord.len())?;
+    let first = restart.steps();
+    if first + wanted.quantities[0].restart.len() as u64 > free.total {
+        let fault = format!("a restart after step {first} passes the end of the curve");
+        return Err(file.fault(&format!("{name}anchor.tol.loss"), fault));
+    }
+    for (state, trainer, steps) in [
+        ("init.", &free, 0),
+        (&*format!("{name}anchor.state."), &restart, first),
+        (&*format!("{name}final.state."), &last, free.total),
+    ] {
+        counters(state, &trainer.model.params, steps, report);
+    }
+    initial(&free.model.params, report);
+    restarted(&wanted, restart, batches, limits, report)?;
+    free_run(&wanted, (free, rates), batches, limits, report)?;
+    final_state(&wanted, last, batches, report)
 }
 
-/// What one step gave, in the order of [`QUANTITIES`].
-type Step = [f64; 5];
-
-/// A network under training by a file's recipe.
-pub(super) struct Trainer {
-    model: Model,
-    executor: Executor,
-    gradients: Gradients,
-    optimizer: Box<dyn Optimizer>,
-    config: OptimizerConfig,
-    schedule: Schedule,
-    total: u64,
-    lovasz: bool,
-    /// Label that counts for nothing.
-    ignored: i32,
-    /// Parameters that the norms of parameters and updates leave out.
-    zero: Vec<String>,
+/// Counters of a state after `steps` steps, which no later value shows.
+fn counters(prefix: &str, params: &Params, steps: u64, report: &mut Report) {
+    let counters = each(params.layout()).filter(|(_, spec)| spec.kind == ParamKind::Counter);
+    let counts: Vec<u64> = counters.map(|(id, _)| params.counter(id) as u64).collect();
+    let name = format!("{prefix}*num_batches_tracked");
+    report.equal(name, &counts, &vec![steps; counts.len()]);
 }
 
-impl Trainer {
-    fn new(
-        case: &Case<'_>,
-        settings: &Value,
-        state: &Tensors,
-        lovasz: bool,
-        total: u64,
-    ) -> Result<Self> {
-        let mut network = metadata(case.file, "config")?;
-        network["unpool_backend"] = settings["unpool_backend"].clone();
-        let model = load(case, &network, state)?;
-        let rule = metadata(case.file, "optimizer")?;
-        let (lr, decay) = (number(settings, "lr")?, number(settings, "weight_decay")?);
-        let config = optimizer_of(&rule, lr, decay);
-        let schedule = schedule_of(&settings["schedule"], total)?;
-        let zero = zero_gradients(&settings["structurally_zero_grad"]);
-        let trainer = Trainer::plain(case, model, config, &[], schedule, total)?;
-        Ok(Trainer {
-            lovasz,
-            zero,
-            ..trainer
-        })
-    }
-
-    /// Cross entropy and label −1, all parameters compared.
-    pub fn plain(
-        case: &Case<'_>,
-        model: Model,
-        config: OptimizerConfig,
-        groups: &[Group],
-        schedule: Schedule,
-        total: u64,
-    ) -> Result<Self> {
-        let layout = model.params.layout().clone();
-        Ok(Trainer {
-            executor: Executor::new(case.device),
-            optimizer: config.build(case.device, layout.words(), Trained::of(&layout, groups))?,
-            gradients: Gradients::new(layout, case.device)?,
-            model,
-            config,
-            schedule,
-            total,
-            lovasz: false,
-            ignored: -1,
-            zero: Vec::new(),
-        })
-    }
-
-    /// As it is, with another label that counts for nothing and without the parameters `zero` in norms.
-    pub fn ignoring(self, ignored: i32, zero: Vec<String>) -> Self {
-        Trainer {
-            ignored,
-            zero,
-            ..self
-        }
-    }
-
-    /// Takes up the moments and the step count of a restart point.
-    fn restore(&mut self, file: &Tensors, prefix: &str) -> Result<()> {
-        let layout = self.model.params.layout().clone();
-        let steps = file.get_i64(&format!("{prefix}step"))?[0];
-        let names: Vec<&str> = self
-            .optimizer
-            .state()?
-            .iter()
-            .map(|(name, _)| *name)
-            .collect();
-        let stored = ["exp_avg.", "exp_avg_sq."];
-        let find = |name: &str| -> Result<Vec<f32>> {
-            let place = names.iter().position(|n| *n == name).unwrap_or(0);
-            let mut list = vec![0.0; layout.words()];
-            for spec in layout.specs() {
-                let tensor = format!("{prefix}{}{}", stored[place], spec.name);
-                if let (Some(id), Some(tensor)) = (layout.find(&spec.name), file.get(&tensor)) {
-                    list[layout.range(id)].copy_from_slice(&tensor.to_f32());
-                }
-            }
-            Ok(list)
-        };
-        self.optimizer.restore(steps as u64, &find)
-    }
-
-    fn rate(&self, step: u64) -> Rate {
-        self.schedule.at(step, self.total, self.config.base())
-    }
-
-    fn step(&mut self, step: u64, batch: &Input) -> Result<Step> {
-        let target = target(batch)?;
-        let network = &self.model.network;
-        let geometry =
-            network.geometry(self.model.params.device(), &batch.coord, &batch.offsets)?;
-        let mut graph = Graph::new(&self.model.params, Mode::Training, Random::new(0, step));
-        let feat = graph.input(batch.feat.clone(), batch.shape(&**network))?;
-        let logits = network.record(&mut graph, &geometry, feat.into())?;
-        let loss = self.record_loss(&mut graph, logits, target.clone())?;
-        graph.keep(logits);
-        graph.keep(loss);
-        graph.seed(loss, Array::from(vec![1.0]))?;
-        self.gradients.clear()?;
-        let run = self.executor.run(&graph, Some(&mut self.gradients))?;
-        drop(graph);
-        let value = f64::from(run.read(loss)[0]);
-        let correct = correct(run.read(logits), network.classes(), &target);
-        run.commit(&mut self.model.params)?;
-        let before = self.model.params.values().to_vec();
-        let rate = self.schedule.at(step, self.total, self.config.base());
-        let values = self.model.params.memory_mut();
-        self.optimizer.step(values, self.gradients.memory(), rate)?;
-        let (parameters, update) = self.lengths(&before);
-        Ok([
-            value,
-            correct,
-            norm(self.gradients.memory())?,
-            parameters,
-            update,
-        ])
-    }
-
-    fn record_loss(&self, graph: &mut Graph<'_>, logits: Var, target: Array<i32>) -> Result<Var> {
-        let op = CrossEntropy::new(target.clone(), self.ignored);
-        let cross_entropy = graph.push(op, &[logits])?;
-        if !self.lovasz {
-            return Ok(cross_entropy);
-        }
-        let lovasz = graph.push(LovaszSoftmax::new(target, self.ignored), &[logits])?;
-        graph.push(WeightedSum::new(vec![1.0, 1.0]), &[cross_entropy, lovasz])
-    }
-
-    /// Lengths of the parameters and of their last move, without those that only noise moves.
-    fn lengths(&self, before: &[f32]) -> (f64, f64) {
-        let layout = self.model.params.layout();
-        let after = self.model.params.values();
-        let (mut all, mut moved) = (0.0, 0.0);
-        for (spec, range) in layout.specs().iter().filter_map(|spec| {
-            let id = layout.find(&spec.name)?;
-            let counts = spec.kind == crate::graph::ParamKind::Weight;
-            counts.then(|| (spec, layout.range(id)))
-        }) {
-            if self.zero.contains(&spec.name) {
-                continue;
-            }
-            for (a, b) in after[range.clone()].iter().zip(&before[range]) {
-                let (a, b) = (f64::from(*a), f64::from(*b));
-                all += a * a;
-                moved += (a - b) * (a - b);
-            }
-        }
-        (all.sqrt(), moved.sqrt())
-    }
-
-    /// Logits of a batch and the counts of right and wrong predictions.
-    fn logits(&mut self, batch: &Input, mode: Mode) -> Result<Vec<f32>> {
-        let network = &self.model.network;
-        let geometry =
-            network.geometry(self.model.params.device(), &batch.coord, &batch.offsets)?;
-        let mut graph = Graph::new(&self.model.params, mode, Random::new(0, 0));
-        let feat = graph.input(batch.feat.clone(), batch.shape(&**network))?;
-        let logits = network.record(&mut graph, &geometry, feat.into())?;
-        graph.keep(logits);
-        let run = self.executor.run(&graph, None)?;
-        Ok(run.read(logits).to_vec())
-    }
-
-    fn confusion(&mut self, batches: &[Input]) -> Result<Confusion> {
-        let classes = self.model.network.classes();
-        let mut confusion = Confusion::new(classes);
-        for batch in batches {
-            let logits = self.logits(batch, Mode::Inference)?;
-            let predicted: Vec<u32> = logits.chunks_exact(classes).map(argmax).collect();
-            confusion.add(&predicted, &target(batch)?);
-        }
-        Ok(confusion)
-    }
-}
-
-fn target(batch: &Input) -> Result<Array<i32>> {
-    let target = batch.segment.clone();
-    target.ok_or_else(|| Error::weights("segment", "is missing from the file"))
-}
-
-fn argmax(row: &[f32]) -> u32 {
-    let best = (0..row.len()).reduce(|best, c| if row[c] > row[best] { c } else { best });
-    best.unwrap_or(0) as u32
-}
-
-fn correct(logits: &[f32], classes: usize, target: &[i32]) -> f64 {
-    let rows = logits.chunks_exact(classes).zip(target);
-    rows.filter(|(row, target)| i64::from(argmax(row)) == i64::from(**target))
-        .count() as f64
+/// Running statistics of the initial state, which training does not read: a curve starts from an untrained network.
+fn initial(params: &Params, report: &mut Report) {
+    let running = each(params.layout()).filter(|(_, spec)| spec.kind == ParamKind::Running);
+    let strange = running.filter(|(id, spec)| match spec.init {
+        Init::Constant(start) => params.get(*id).iter().any(|value| *value != start),
+        _ => true,
+    });
+    let measure = "statistics that are not those of an untrained network";
+    report.bounded("init.*running_*", measure, strange.count() as f64, 0.0);
 }
 
 /// |got − want|, relative where the quantity asks for it.
@@ -324,176 +264,149 @@ fn distance(got: f64, want: f64, relative: bool) -> f64 {
     }
 }
 
+/// The largest error; infinite when one is no number.
+fn worst(errors: impl Iterator<Item = f64>) -> f64 {
+    errors.fold(
+        0.0,
+        |m, e| if e.is_nan() { f64::INFINITY } else { m.max(e) },
+    )
+}
+
 fn free_run(
-    case: &Case<'_>,
-    name: &str,
-    mut trainer: Trainer,
+    wanted: &Curve,
+    (mut trainer, (name, second)): (Trainer, Rates<'_>),
     batches: &[Input],
     limits: Limits,
     report: &mut Report,
 ) -> Result<()> {
-    let total = trainer.total;
-    let mut steps = Vec::new();
-    let (mut rate, mut momentum) = (0.0f64, 0.0f64);
-    let lr = case.file.get_f64(&format!("{name}lr"))?;
-    let beta1 = match case.file.get(&format!("{name}beta1")) {
-        Some(tensor) => tensor.to_f64(),
-        None => vec![trainer.config.base().momentum; total as usize],
-    };
-    for step in 0..total {
+    let (mut steps, mut lr, mut rates, mut valid) = (vec![], vec![], vec![], vec![]);
+    for step in 0..trainer.total {
+        let batch = &batches[step as usize % batches.len()];
         let now = trainer.rate(step);
-        rate = rate.max(distance(now.lr, lr[step as usize], true));
-        momentum = momentum.max(distance(now.momentum, beta1[step as usize], true));
-        steps.push(trainer.step(step, &batches[step as usize % batches.len()])?);
+        lr.push(now.lr);
+        rates.push(second(now));
+        let labelled = target(batch);
+        let labelled = labelled.iter().filter(|l| **l != trainer.ignored);
+        valid.push(labelled.count() as i64);
+        steps.push(trainer.step(step, batch)?);
     }
-    report.bounded(format!("{name}lr"), "largest relative", rate, 1e-12);
-    report.bounded(format!("{name}beta1"), "largest relative", momentum, 1e-12);
-    for (q, (quantity, relative)) in QUANTITIES.iter().enumerate() {
-        let want = case.file.get_f64(&format!("{name}{quantity}"))?;
-        let limit = case.file.get_f64(&format!("{name}tol.{quantity}"))?;
-        let gap = case.file.get_f64(&format!("{name}gap.{quantity}"))?;
-        let widest = 3.0 * gap.iter().fold(0.0f64, |m, g| m.max(*g));
-        let distances = steps
-            .iter()
-            .zip(&want)
-            .map(|(s, w)| distance(s[q], *w, *relative));
-        let distances: Vec<f64> = distances.collect();
-        let worst = distances
-            .iter()
-            .zip(&limit)
-            .map(|(d, l)| d / l)
-            .fold(0.0, f64::max);
-        let name = format!("{name}{quantity} (free run)");
-        if worst <= 1.0 || widest == 0.0 {
-            report.bounded(name, "error / limit of the step, worst step", worst, 1.0);
-        } else {
-            let worst = distances.iter().fold(0.0f64, |m, d| m.max(*d)) / widest;
-            report.bounded(
-                name,
-                "error / 3 × largest gap; the restart decides",
-                worst,
-                1.0,
-            );
-        }
+    report.ratios(wanted.of("lr"), &lr, &wanted.lr, 1e-12);
+    report.ratios(wanted.of(name), &rates, &wanted.rates, 1e-12);
+    report.equal(wanted.of("valid"), &valid, &wanted.valid);
+    // The loss before the first step is a continuous function of the initial state: no rounding turns it.
+    let (loss, first) = (
+        &wanted.quantities[0],
+        distance(steps[0][0], wanted.quantities[0].want[0], false),
+    );
+    let name = wanted.of("loss (first step)");
+    report.bounded(name, "absolute", first, loss.limit[0]);
+    for (q, quantity) in wanted.quantities.iter().enumerate() {
+        free_quantity(wanted, quantity, &steps, q, report);
     }
     let miou = trainer.confusion(batches)?.scores().miou;
-    let want = case.file.get_f64(&format!("{name}final.miou"))?[0];
-    report.absolute(
-        format!("{name}final.miou (free run)"),
-        miou,
-        want,
-        limits.miou,
-    );
+    let name = wanted.of("final.miou (free run)");
+    report.absolute(name, miou, wanted.last.miou, limits.miou);
     Ok(())
 }
 
+fn free_quantity(
+    wanted: &Curve,
+    quantity: &Quantity,
+    steps: &[Step],
+    q: usize,
+    report: &mut Report,
+) {
+    let widest = 3.0 * quantity.gap.iter().fold(0.0f64, |m, g| m.max(*g));
+    let pairs = steps.iter().zip(&quantity.want);
+    let distances = pairs.map(|(step, want)| distance(step[q], *want, quantity.relative));
+    let distances: Vec<f64> = distances.collect();
+    let of_limit = worst(distances.iter().zip(&quantity.limit).map(|(d, l)| d / l));
+    let name = wanted.of(&format!("{} (free run)", quantity.name));
+    if of_limit <= 1.0 || widest == 0.0 {
+        let measure = "error / limit of the step, worst step";
+        report.bounded(name, measure, of_limit, 1.0);
+    } else {
+        let measure = "error / 3 × largest gap; the restart decides";
+        report.bounded(name, measure, worst(distances.into_iter()) / widest, 1.0);
+    }
+}
+
 fn restarted(
-    case: &Case<'_>,
-    name: &str,
+    wanted: &Curve,
     mut trainer: Trainer,
     batches: &[Input],
     limits: Limits,
     report: &mut Report,
 ) -> Result<()> {
-    let first = trainer.optimizer.steps();
-    let count = case.file.get_f64(&format!("{name}anchor.tol.loss"))?.len();
+    let first = trainer.steps();
     let mut steps = Vec::new();
-    for step in first..first + count as u64 {
+    for step in first..first + wanted.quantities[0].restart.len() as u64 {
         steps.push(trainer.step(step, &batches[step as usize % batches.len()])?);
     }
-    for (q, (quantity, relative)) in QUANTITIES.iter().enumerate() {
-        let want = case.file.get_f64(&format!("{name}{quantity}"))?;
-        let limit = case.file.get_f64(&format!("{name}anchor.tol.{quantity}"))?;
-        let worst = steps
-            .iter()
-            .enumerate()
-            .map(|(i, step)| distance(step[q], want[first as usize + i], *relative) / limit[i]);
-        let name = format!("{name}{quantity} (restart)");
-        let worst = worst.fold(0.0, f64::max);
-        report.bounded(name, "error / limit of the step, worst step", worst, 1.0);
+    for (q, quantity) in wanted.quantities.iter().enumerate() {
+        let want = &quantity.want[first as usize..];
+        let pairs = steps.iter().zip(want).zip(&quantity.restart);
+        let errors =
+            pairs.map(|((step, want), limit)| distance(step[q], *want, quantity.relative) / limit);
+        let name = wanted.of(&format!("{} (restart)", quantity.name));
+        let measure = "error / limit of the step, worst step";
+        report.bounded(name, measure, worst(errors), 1.0);
     }
-    running_statistics(
-        case.file,
-        &format!("{name}anchor.after."),
-        &trainer.model.params,
-        limits,
-        report,
-    );
+    running_statistics(wanted, &trainer.model.params, limits, report);
     Ok(())
 }
 
 /// Means within the limit, variances within 1 %.
-fn running_statistics(
-    file: &Tensors,
-    prefix: &str,
-    params: &Params,
-    limits: Limits,
-    report: &mut Report,
-) {
+fn running_statistics(wanted: &Curve, params: &Params, limits: Limits, report: &mut Report) {
     let (mut mean, mut variance) = (0.0f64, 0.0f64);
-    for (name, tensor) in file.iter() {
-        let Some(parameter) = name.strip_prefix(prefix) else {
-            continue;
-        };
-        let Some(id) = params.layout().find(parameter) else {
-            continue;
-        };
-        let pairs = params.get(id).iter().zip(tensor.to_f64());
-        if let Some(stem) = parameter.strip_suffix("running_mean") {
-            let spread = file.get(&format!("{prefix}{stem}running_var"));
-            let spread = spread.map(|t| t.to_f64()).unwrap_or_default();
-            for ((got, want), variance) in pairs.zip(spread) {
-                mean = mean.max((f64::from(*got) - want).abs() / variance.sqrt().max(1e-12));
-            }
-        } else if parameter.ends_with("running_var") {
-            for (got, want) in pairs {
-                variance = variance.max(distance(f64::from(*got), want, true));
-            }
+    for statistic in &wanted.after {
+        let pairs = params.get(statistic.id).iter().zip(&statistic.values);
+        let pairs = pairs.map(|(got, want)| (f64::from(*got), *want));
+        if let Some(stem) = statistic.param.strip_suffix("running_mean") {
+            let spread = format!("{stem}running_var");
+            let spread = wanted.after.iter().find(|other| other.param == spread);
+            let spread = spread.map_or(&[][..], |spread| &spread.values);
+            let errors = pairs
+                .zip(spread)
+                .map(|((got, want), variance)| (got - want).abs() / variance.sqrt().max(1e-12));
+            mean = mean.max(worst(errors));
+        } else {
+            let errors = pairs.map(|(got, want)| distance(got, want, true));
+            variance = variance.max(worst(errors));
         }
     }
-    report.bounded(
-        format!("{prefix}*running_mean"),
-        "standard deviations",
-        mean,
-        limits.mean,
-    );
-    report.bounded(
-        format!("{prefix}*running_var"),
-        "largest relative",
-        variance,
-        0.01,
-    );
+    let name = wanted.of("anchor.after.*running_mean");
+    report.bounded(name, "standard deviations", mean, limits.mean);
+    let name = wanted.of("anchor.after.*running_var");
+    report.bounded(name, "largest relative", variance, 0.01);
 }
 
 fn final_state(
-    case: &Case<'_>,
-    name: &str,
+    wanted: &Curve,
     mut trainer: Trainer,
     batches: &[Input],
     report: &mut Report,
 ) -> Result<()> {
-    for (what, mode) in [
-        ("eval_logits", Mode::Inference),
-        ("train_logits", Mode::Training),
+    let last = &wanted.last;
+    for (what, mode, want) in [
+        ("final.eval_logits", Mode::Inference, &last.eval_logits),
+        ("final.train_logits", Mode::Training, &last.train_logits),
     ] {
-        let name = format!("{name}final.{what}");
         let got = trainer.logits(&batches[0], mode)?;
-        report.relative(&name, &got, &case.file.get_f64(&name)?, 1e-5);
+        report.relative(wanted.of(what), &got, want, 1e-5);
     }
     let confusion = trainer.confusion(batches)?;
-    for (what, counts) in [
-        ("intersection", confusion.intersection()),
-        ("union", confusion.union()),
-        ("target", confusion.target()),
+    for (what, counts, want) in [
+        ("intersection", confusion.intersection(), &last.intersection),
+        ("union", confusion.union(), &last.union),
+        ("target", confusion.target(), &last.target),
     ] {
-        let name = format!("{name}final.{what}");
         let got: Vec<i64> = counts.into_iter().map(|c| c as i64).collect();
-        report.equal(&name, &got, &case.file.get_i64(&name)?);
+        report.equal(wanted.of(&format!("final.{what}")), &got, want);
     }
     let scores = confusion.scores();
-    for (what, got) in [("miou", scores.miou), ("all_acc", scores.accuracy)] {
-        let name = format!("{name}final.{what}");
-        report.absolute(&name, got, case.file.get_f64(&name)?[0], 1e-9);
-    }
+    report.absolute(wanted.of("final.miou"), scores.miou, last.miou, 1e-9);
+    let (got, want) = (scores.accuracy, last.accuracy);
+    report.absolute(wanted.of("final.all_acc"), got, want, 1e-9);
     Ok(())
 }

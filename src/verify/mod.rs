@@ -6,42 +6,45 @@
 
 mod block;
 mod curve;
+mod file;
 mod layers;
 mod network;
 mod recipe;
 mod reference;
 mod steps;
 mod stratified;
+mod trainer;
 
 use crate::device::Device;
 use crate::graph::Var;
 use crate::weights::{Tensors, safetensors};
 use crate::{Error, Result};
+use file::ReferenceFile;
 pub use reference::{Finding, Report};
 use std::path::Path;
 
 /// What a check sees.
 struct Case<'a> {
-    file: &'a Tensors,
-    /// Where the file lies.
-    path: &'a Path,
+    file: &'a ReferenceFile<'a>,
     /// State of the network, for files that hold none.
     weights: Option<&'a Tensors>,
     device: Device,
 }
 
-/// What a layer recorded: its output, the inputs whose gradients are compared, and inner values with their names.
+/// What a layer recorded: its output, the inputs whose gradients are compared with their names and shapes, and inner
+/// values with their names.
 struct Recorded {
     output: Var,
-    inputs: Vec<(&'static str, Var)>,
+    inputs: Vec<(&'static str, Vec<usize>, Var)>,
     taps: Vec<(&'static str, Var)>,
 }
 
 impl Recorded {
-    fn new(output: Var, inputs: &[(&'static str, Var)]) -> Self {
+    fn new(output: Var, inputs: &[(&layers::Input, Var)]) -> Self {
+        let named = |(input, var): &(&layers::Input, Var)| (input.name, input.dims.clone(), *var);
         Recorded {
             output,
-            inputs: inputs.to_vec(),
+            inputs: inputs.iter().map(named).collect(),
             taps: Vec::new(),
         }
     }
@@ -90,7 +93,7 @@ const CHECKS: [(&str, Recognise, Run); 25] = [
     ),
     (
         "nearest neighbours",
-        |t| steps::knn_cases(t).next().is_some(),
+        |t| t.get("self.idx").is_some(),
         steps::knn,
     ),
     ("losses", |t| t.get("lovasz_grad").is_some(), recipe::losses),
@@ -168,19 +171,31 @@ const CHECKS: [(&str, Recognise, Run); 25] = [
 ];
 
 /// Checks this build against the reference file `path`. `weights` gives the network's state where the file holds
-/// none. A file that no check recognises is an error.
+/// none. A file that no check recognises is an error, and so is one in which a tensor is missing, has another shape or
+/// type than its kind of file asks for, or belongs to no check.
 pub fn verify(path: &Path, weights: Option<&Path>, device: Device) -> Result<Report> {
     let file = safetensors::read(path)?;
     let weights = weights.map(safetensors::read).transpose()?;
+    verify_tensors(&file, path, weights.as_ref(), device)
+}
+
+/// As [`verify`], for tensors in memory that come from, or could lie at, `path`: errors name it, and what some files
+/// read beside them lies there.
+pub fn verify_tensors(
+    file: &Tensors,
+    path: &Path,
+    weights: Option<&Tensors>,
+    device: Device,
+) -> Result<Report> {
+    let reference = ReferenceFile::new(file, path);
     let case = Case {
-        file: &file,
-        path,
-        weights: weights.as_ref(),
+        file: &reference,
+        weights,
         device,
     };
     let mut report = Report::default();
     for (name, recognise, run) in &CHECKS {
-        if recognise(&file) {
+        if recognise(file) {
             report.kinds.push((*name).to_string());
             run(&case, &mut report)?;
         }
@@ -194,6 +209,7 @@ pub fn verify(path: &Path, weights: Option<&Path>, device: Device) -> Result<Rep
             ),
         ));
     }
+    reference.complete()?;
     Ok(report)
 }
 

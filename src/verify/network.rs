@@ -4,15 +4,16 @@
 //! must agree too), and the training one.
 
 use super::Case;
+use super::file::{ReferenceFile, Wanted, buffer, trained};
 use super::recipe::adamw;
 use super::reference::{Report, relative_l2};
+use crate::Result;
 use crate::device::Array;
 use crate::device::random::Random;
-use crate::graph::{Executor, Gradients, Graph, Mode, Params, Shape};
+use crate::graph::{Executor, Gradients, Graph, Mode, ParamKind, Params, Shape};
 use crate::models::{Geometry, Model, Network};
 use crate::ops::CrossEntropy;
-use crate::weights::{Tensors, load_state};
-use crate::{Error, Result};
+use crate::weights::load_state;
 use serde_json::Value;
 
 /// Stage outputs and inference logits, relative L2 and largest difference.
@@ -26,23 +27,6 @@ const GRADIENT: (f64, f64) = (5e-3, 1e-3);
 /// Gradients whose exact value is 0, and entries left out after the optimizer step, against the largest gradient.
 const NOISE: f64 = 1e-4;
 
-/// A network built from the file's metadata, with its state.
-pub(super) fn load(case: &Case<'_>, config: &Value, state: &Tensors) -> Result<Model> {
-    let mut model = Model::new(config, case.device, 0)?;
-    load_state(&mut model.params, state)?;
-    Ok(model)
-}
-
-/// A metadata string parsed as JSON.
-pub(super) fn metadata(file: &Tensors, key: &str) -> Result<Value> {
-    let text = file
-        .metadata
-        .get(key)
-        .ok_or_else(|| Error::weights(format!("metadata {key}"), "is missing from the file"))?;
-    serde_json::from_str(text)
-        .map_err(|e| Error::weights(format!("metadata {key}"), format!("is not JSON: {e}")))
-}
-
 /// Names in the metadata list `structurally_zero_grad`.
 pub(super) fn zero_gradients(value: &Value) -> Vec<String> {
     let names = value.as_array().into_iter().flatten();
@@ -54,34 +38,29 @@ pub(super) struct Input {
     pub coord: Vec<[f32; 3]>,
     pub feat: Array<f32>,
     pub offsets: Vec<usize>,
+    /// None where a file for inference holds no labels.
     pub segment: Option<Array<i32>>,
 }
 
 impl Input {
-    /// Reads `{prefix}coord`, `feat`, `offset` (ends, without a leading 0) and `segment`.
-    pub fn read(file: &Tensors, prefix: &str) -> Result<Self> {
+    /// Reads `{prefix}coord`, `feat` with `channels` columns and `offset` (ends, without a leading 0). The labels are
+    /// called `label.0`; they are below `label.1` or equal to `label.2`.
+    pub fn read(
+        file: &ReferenceFile<'_>,
+        prefix: &str,
+        channels: usize,
+        label: Option<(&str, usize, i32)>,
+    ) -> Result<Self> {
         let name = |n: &str| format!("{prefix}{n}");
-        let coord = file.get_f32(&name("coord"))?;
-        let mut offsets = vec![0usize];
-        for end in file.get_i64(&name("offset"))? {
-            offsets.push(usize::try_from(end).map_err(|_| {
-                Error::weights(name("offset"), format!("{end} is not a number of points"))
-            })?);
-        }
-        let segment = match file.get(&name("segment")) {
-            None => None,
-            Some(_) => {
-                let labels = file.get_i64(&name("segment"))?;
-                Some(Array::from(
-                    labels.iter().map(|&l| l as i32).collect::<Vec<_>>(),
-                ))
-            }
-        };
+        let coord = file.points(&name("coord"))?;
+        let rows = coord.len();
+        let segment = label
+            .map(|(label, classes, ignored)| file.labels(&name(label), rows, classes, ignored));
         Ok(Input {
-            coord: coord.chunks_exact(3).map(|p| [p[0], p[1], p[2]]).collect(),
-            feat: Array::from(file.get_f32(&name("feat"))?),
-            offsets,
-            segment,
+            feat: Array::from(file.floats(&name("feat"), &[rows, channels])?),
+            offsets: file.ends(&name("offset"), rows)?,
+            segment: segment.transpose()?,
+            coord,
         })
     }
 
@@ -90,61 +69,161 @@ impl Input {
     }
 }
 
-/// The class number that the loss ignores.
-fn ignored(file: &Tensors) -> i32 {
-    let text = file.metadata.get("ignore_index");
-    text.and_then(|t| t.parse().ok()).unwrap_or(-1)
+/// Outputs of inference that a file holds.
+struct Inference {
+    /// Name of the stage, name and values of the tensor.
+    stages: Vec<(String, String, Vec<f64>)>,
+    logits: Vec<f64>,
+    /// In double precision.
+    exact: Option<Vec<f64>>,
+    loss: Option<f64>,
+}
+
+/// What one training step of the official code gave.
+struct Training {
+    logits: Vec<f64>,
+    exact: Vec<f64>,
+    loss: f64,
+    exact_loss: f64,
+    buffers: Vec<Wanted>,
+    gradients: Vec<Wanted>,
+    /// Parameters after the optimizer step, in the order of the gradients.
+    after: Vec<Wanted>,
+}
+
+impl Training {
+    fn read(file: &ReferenceFile<'_>, model: &Model, rows: usize) -> Result<Self> {
+        let layout = model.params.layout();
+        let dims = [rows, model.network.classes()];
+        Ok(Training {
+            logits: file.doubles("train_logits", &dims)?,
+            exact: file.doubles("train_logits_f64", &dims)?,
+            loss: file.single("train_loss")?,
+            exact_loss: file.single("train_loss_f64")?,
+            buffers: file.of_parameters("buffer_after_forward.", layout, buffer)?,
+            gradients: file.of_parameters("grad.", layout, trained)?,
+            after: file.of_parameters("after_step.", layout, trained)?,
+        })
+    }
+}
+
+/// What a whole-network file is made for. Files for inference, which may do without weights, hold inputs and logits, and
+/// may hold labels with the loss, and the outputs of all stages. Files for training hold everything: one tensor of a
+/// training step is enough to make them ask for all.
+#[derive(Debug, Clone, Copy)]
+struct Contents {
+    training: bool,
+    labels: bool,
+    stages: bool,
+}
+
+impl Contents {
+    fn of(file: &ReferenceFile<'_>) -> Self {
+        let any = |prefixes: &[&str]| prefixes.iter().any(|prefix| file.any(prefix));
+        let training = any(&["train_", "buffer_after_forward.", "grad.", "after_step."]);
+        Contents {
+            training,
+            labels: training || any(&["input.segment", "eval_loss"]),
+            stages: training || any(&["eval."]),
+        }
+    }
 }
 
 /// Checks one whole-network file.
 pub(super) fn run(case: &Case<'_>, report: &mut Report) -> Result<()> {
-    let config = metadata(case.file, "config")?;
-    let own = case.file.with_prefix("state.");
-    let state = match (case.weights, own.is_empty()) {
-        (Some(weights), _) => weights,
-        (None, false) => &own,
-        (None, true) => {
-            return Err(Error::weights(
-                "state.*",
-                "the file holds none; give --weights",
-            ));
-        }
-    };
-    let model = load(case, &config, state)?;
-    let input = Input::read(case.file, "input.")?;
-    let geometry = model
-        .network
-        .geometry(case.device, &input.coord, &input.offsets)?;
-    levels(case, &model, &geometry, report)?;
-    inference(case, &model, &input, &geometry, Mode::Inference, report)?;
-    inference(case, &model, &input, &geometry, Mode::Frozen, report)?;
-    if case.file.get("train_logits").is_some() {
-        training(case, model, &input, &geometry, report)?;
+    let file = case.file;
+    let model = model(case)?;
+    let network = &*model.network;
+    let contents = Contents::of(file);
+    let ignored = file.ignored("ignore_index")?;
+    let label = ("segment", network.classes(), ignored);
+    let label = contents.labels.then_some(label);
+    let input = Input::read(file, "input.", network.input_channels(), label)?;
+    let rows = input.coord.len();
+    let training_step = contents
+        .training
+        .then(|| Training::read(file, &model, rows));
+    let training_step = training_step.transpose()?;
+    let geometry = network.geometry(case.device, &input.coord, &input.offsets)?;
+    let wanted = expected(file, &model, &geometry, rows, contents)?;
+    if contents.stages {
+        levels(case, &model, &geometry, report)?;
     }
-    Ok(())
+    for mode in [Mode::Inference, Mode::Frozen] {
+        inference(
+            case,
+            &model,
+            (&input, ignored),
+            &geometry,
+            (mode, &wanted),
+            report,
+        )?;
+    }
+    match training_step {
+        Some(wanted) => training(case, model, (&input, ignored), &geometry, &wanted, report),
+        None => Ok(()),
+    }
+}
+
+/// The network of the file with its state, which is that of `--weights` where one is given.
+fn model(case: &Case<'_>) -> Result<Model> {
+    let file = case.file;
+    let mut model = Model::new(&file.metadata("config")?, case.device, 0)?;
+    match case.weights {
+        Some(weights) => {
+            file.skip("state.");
+            load_state(&mut model.params, weights)?;
+        }
+        None if file.any("state.") => file.load(&mut model.params, "state.")?,
+        None => return Err(file.fault("state.*", "the file holds none; give --weights")),
+    }
+    Ok(model)
+}
+
+fn expected(
+    file: &ReferenceFile<'_>,
+    model: &Model,
+    geometry: &Geometry,
+    rows: usize,
+    contents: Contents,
+) -> Result<Inference> {
+    let mut stages = Vec::new();
+    if contents.stages {
+        let mut names = vec!["patch_embed.feat".to_string()];
+        for i in 1..model.network.levels(geometry).len() {
+            names.extend(["enc", "dec"].map(|stage| format!("{stage}{}.feat", i - 1)));
+        }
+        for stage in names {
+            let name = format!("eval.{stage}");
+            let values = file.matrix(&name)?;
+            stages.push((stage, name, values));
+        }
+    }
+    let dims = [rows, model.network.classes()];
+    let exact = contents.training || file.any("eval_logits_f64");
+    let exact = exact.then(|| file.doubles("eval_logits_f64", &dims));
+    Ok(Inference {
+        stages,
+        logits: file.doubles("eval_logits", &dims)?,
+        exact: exact.transpose()?,
+        loss: match contents.labels {
+            true => Some(file.single("eval_loss")?),
+            false => None,
+        },
+    })
 }
 
 fn levels(case: &Case<'_>, model: &Model, geometry: &Geometry, report: &mut Report) -> Result<()> {
+    let file = case.file;
     for (i, level) in model.network.levels(geometry).iter().enumerate().skip(1) {
         let name = |n: &str| format!("eval.enc{}.{n}", i - 1);
-        if case.file.get(&name("coord")).is_none() {
-            continue;
-        }
         let coord: Vec<f32> = level.coord.iter().flatten().copied().collect();
-        report.relative(
-            name("coord"),
-            &coord,
-            &case.file.get_f64(&name("coord"))?,
-            INFERENCE.0,
-        );
+        let want = file.matrix(&name("coord"))?;
+        report.relative(name("coord"), &coord, &want, INFERENCE.0);
         let cluster: Vec<i64> = level.cluster.iter().map(|&c| i64::from(c)).collect();
-        report.equal(
-            name("cluster"),
-            &cluster,
-            &case.file.get_i64(&name("cluster"))?,
-        );
+        report.equal(name("cluster"), &cluster, &file.list(&name("cluster"))?);
         let ends: Vec<i64> = level.offsets[1..].iter().map(|&o| o as i64).collect();
-        report.equal(name("offset"), &ends, &case.file.get_i64(&name("offset"))?);
+        report.equal(name("offset"), &ends, &file.list(&name("offset"))?);
     }
     Ok(())
 }
@@ -152,26 +231,27 @@ fn levels(case: &Case<'_>, model: &Model, geometry: &Geometry, report: &mut Repo
 fn inference(
     case: &Case<'_>,
     model: &Model,
-    input: &Input,
+    (input, ignored): (&Input, i32),
     geometry: &Geometry,
-    mode: Mode,
+    (mode, wanted): (Mode, &Inference),
     report: &mut Report,
 ) -> Result<()> {
     let mut graph = Graph::new(&model.params, mode, Random::new(0, 0));
     let feat = graph.input(input.feat.clone(), input.shape(&*model.network))?;
     let logits = model.network.record(&mut graph, geometry, feat.into())?;
-    graph.keep(logits);
-    let stages = case.file.iter().map(|(name, _)| name);
-    let mut wanted = vec![("eval_logits".to_string(), logits)];
-    for name in stages.filter(|n| n.starts_with("eval.") && n.ends_with(".feat")) {
-        if let Some(var) = graph.tapped(&name["eval.".len()..]) {
-            graph.keep(var);
-            wanted.push((name.to_string(), var));
-        }
+    let mut compared = vec![("eval_logits", logits, &wanted.logits)];
+    if let Some(exact) = &wanted.exact {
+        compared.push(("eval_logits_f64", logits, exact));
     }
+    for (stage, name, values) in &wanted.stages {
+        let var = graph.tapped(stage);
+        let var = var.ok_or_else(|| case.file.fault(name, "the network has no such stage"))?;
+        compared.push((name.as_str(), var, values));
+    }
+    compared.iter().for_each(|(_, var, _)| graph.keep(*var));
     let loss = match (&input.segment, mode) {
         (Some(target), Mode::Frozen) => {
-            let op = CrossEntropy::new(target.clone(), ignored(case.file));
+            let op = CrossEntropy::new(target.clone(), ignored);
             let loss = graph.push(op, &[logits])?;
             graph.keep(loss);
             Some(loss)
@@ -180,33 +260,17 @@ fn inference(
     };
     let mut executor = Executor::new(case.device);
     let run = executor.run(&graph, None)?;
-    let form = if mode == Mode::Inference {
-        "folded"
-    } else {
-        "unfolded"
+    let form = match mode {
+        Mode::Inference => "folded",
+        _ => "unfolded",
     };
-    for (name, var) in wanted {
-        let want = case.file.get_f64(&name)?;
-        report.relative(
-            format!("{name} ({form})"),
-            run.read(var),
-            &want,
-            INFERENCE.0,
-        );
-        report.largest(
-            format!("{name} ({form})"),
-            run.read(var),
-            &want,
-            INFERENCE.1,
-        );
+    for (name, var, want) in compared {
+        let name = format!("{name} ({form})");
+        report.relative(&name, run.read(var), want, INFERENCE.0);
+        report.largest(name, run.read(var), want, INFERENCE.1);
     }
-    if let (Some(loss), Some(want)) = (loss, case.file.get("eval_loss")) {
-        report.ratio(
-            "eval_loss",
-            f64::from(run.read(loss)[0]),
-            want.to_f64()[0],
-            LOSS,
-        );
+    if let (Some(loss), Some(want)) = (loss, wanted.loss) {
+        report.ratio("eval_loss", f64::from(run.read(loss)[0]), want, LOSS);
     }
     Ok(())
 }
@@ -214,108 +278,118 @@ fn inference(
 fn training(
     case: &Case<'_>,
     mut model: Model,
-    input: &Input,
+    (input, ignored): (&Input, i32),
     geometry: &Geometry,
+    wanted: &Training,
     report: &mut Report,
 ) -> Result<()> {
-    let target = input
-        .segment
-        .clone()
-        .ok_or_else(|| Error::weights("input.segment", "is missing from the file"))?;
+    let target = input.segment.clone();
+    let target = target.expect("files for training are read with labels");
     let mut gradients = Gradients::new(model.params.layout().clone(), case.device)?;
     let mut graph = Graph::new(&model.params, Mode::Training, Random::new(0, 0));
     let feat = graph.input(input.feat.clone(), input.shape(&*model.network))?;
     let logits = model.network.record(&mut graph, geometry, feat.into())?;
-    let loss = graph.push(CrossEntropy::new(target, ignored(case.file)), &[logits])?;
+    let loss = graph.push(CrossEntropy::new(target, ignored), &[logits])?;
     graph.keep(logits);
     graph.keep(loss);
     graph.seed(loss, Array::from(vec![1.0]))?;
     let mut executor = Executor::new(case.device);
     let run = executor.run(&graph, Some(&mut gradients))?;
     drop(graph);
-    let want = case.file.get_f64("train_logits")?;
-    report.relative("train_logits", run.read(logits), &want, TRAINING);
+    report.relative("train_logits", run.read(logits), &wanted.logits, TRAINING);
+    report.relative(
+        "train_logits_f64",
+        run.read(logits),
+        &wanted.exact,
+        TRAINING,
+    );
     let got = f64::from(run.read(loss)[0]);
-    report.ratio("train_loss", got, case.file.get_f64("train_loss")?[0], LOSS);
+    report.ratio("train_loss", got, wanted.loss, LOSS);
+    report.ratio("train_loss_f64", got, wanted.exact_loss, LOSS);
     run.commit(&mut model.params)?;
-    buffers(
-        case.file,
-        "buffer_after_forward.",
-        &model.params,
-        LOSS,
+    buffers(&wanted.buffers, &model.params, LOSS, report);
+    let zero = zero_gradients(&case.file.metadata("structurally_zero_grad")?);
+    let limits = GradientLimits {
+        each: GRADIENT.0,
+        median: GRADIENT.1,
+        zero: NOISE,
+        zero_of_file: NOISE,
+    };
+    compare_gradients(
+        "grad.",
+        &wanted.gradients,
+        &gradients,
+        &zero,
+        limits,
         report,
-    )?;
-    let zero = zero_gradients(&metadata(case.file, "structurally_zero_grad")?);
-    let limits = (GRADIENT.0, GRADIENT.1, NOISE);
-    compare_gradients(case.file, "grad.", &gradients, &zero, limits, report)?;
-    optimizer_steps(case, &model.params, &gradients, &zero, report)
+    );
+    optimizer_steps(case, &model.params, &gradients, (wanted, &zero), report)
 }
 
-/// Compares running statistics and counters with the tensors under `prefix`.
-pub(super) fn buffers(
-    file: &Tensors,
-    prefix: &str,
-    params: &Params,
-    limit: f64,
-    report: &mut Report,
-) -> Result<()> {
-    for (name, tensor) in file.iter() {
-        let Some(id) = name
-            .strip_prefix(prefix)
-            .and_then(|n| params.layout().find(n))
-        else {
-            continue;
-        };
-        match tensor.to_i64() {
-            Some(count) => report.equal(name, &[params.counter(id)], &count),
-            None => report.relative(name, params.get(id), &tensor.to_f64(), limit),
+/// Compares running statistics and counters.
+pub(super) fn buffers(wanted: &[Wanted], params: &Params, limit: f64, report: &mut Report) {
+    for buffer in wanted {
+        match params.layout().spec(buffer.id).kind {
+            ParamKind::Counter => {
+                let count = params.counter(buffer.id) as f64;
+                report.equal(&buffer.name, &[count], &buffer.values);
+            }
+            _ => report.relative(&buffer.name, params.get(buffer.id), &buffer.values, limit),
         }
     }
-    Ok(())
 }
 
-/// Compares every gradient under `prefix`; `limits` are those of each gradient, of the median, and of the ones that
-/// should be zero relative to the largest of the file.
+/// Limits of a list of gradients.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct GradientLimits {
+    /// Of each.
+    pub each: f64,
+    /// Of the median.
+    pub median: f64,
+    /// Of those that should be zero, relative to the largest of the file.
+    pub zero: f64,
+    /// As `zero`, of the file's own, which are the noise of another program.
+    pub zero_of_file: f64,
+}
+
+/// Compares all gradients, whose names begin with `prefix`; those called `zero` should be zero.
 pub(super) fn compare_gradients(
-    file: &Tensors,
     prefix: &str,
+    wanted: &[Wanted],
     gradients: &Gradients,
     zero: &[String],
-    limits: (f64, f64, f64),
+    limits: GradientLimits,
     report: &mut Report,
-) -> Result<()> {
-    let largest = largest_gradient(file, prefix);
-    let layout = gradients.layout();
+) {
+    let largest = largest(wanted);
     let mut errors = Vec::new();
-    for (name, tensor) in file.iter() {
-        let Some(param) = name.strip_prefix(prefix) else {
-            continue;
-        };
-        let id = layout
-            .find(param)
-            .ok_or_else(|| Error::weights(name, "the network has no such parameter"))?;
-        let (got, want) = (gradients.get(id), tensor.to_f64());
-        if zero.iter().any(|z| z == param) {
-            report.zero(name, got, largest, limits.2);
+    for gradient in wanted {
+        let (name, got, want) = (&gradient.name, gradients.get(gradient.id), &gradient.values);
+        if zero.contains(&gradient.param) {
+            report.zero(name, got, largest, limits.zero);
+            let own: Vec<f32> = want.iter().map(|g| *g as f32).collect();
+            report.zero(
+                format!("{name} (the file's)"),
+                &own,
+                largest,
+                limits.zero_of_file,
+            );
         } else {
-            report.relative(name, got, &want, limits.0);
-            errors.push(relative_l2(got, &want));
+            report.relative(name, got, want, limits.each);
+            errors.push(relative_l2(got, want));
         }
     }
     errors.sort_by(f64::total_cmp);
     if let Some(median) = errors.get(errors.len() / 2) {
         let name = format!("{prefix}* (median)");
-        report.bounded(name, "median of relative L2", *median, limits.1);
+        report.bounded(name, "median of relative L2", *median, limits.median);
     }
-    Ok(())
 }
 
-/// Largest absolute value over all tensors under `prefix`.
-pub(super) fn largest_gradient(file: &Tensors, prefix: &str) -> f64 {
-    let tensors = file.iter().filter(|(name, _)| name.starts_with(prefix));
-    tensors
-        .flat_map(|(_, t)| t.to_f64())
-        .fold(0.0, |m: f64, g| m.max(g.abs()))
+/// Largest absolute value of all gradients.
+pub(super) fn largest(gradients: &[Wanted]) -> f64 {
+    let values = gradients.iter().flat_map(|gradient| &gradient.values);
+    values.fold(0.0, |m: f64, g| m.max(g.abs()))
 }
 
 /// One AdamW step on the file's gradients must give the file's parameters; with our own gradients, where they are not
@@ -324,23 +398,17 @@ fn optimizer_steps(
     case: &Case<'_>,
     params: &Params,
     gradients: &Gradients,
-    zero: &[String],
+    (wanted, zero): (&Training, &[String]),
     report: &mut Report,
 ) -> Result<()> {
-    let settings = metadata(case.file, "optimizer")?;
-    let floor = NOISE * largest_gradient(case.file, "grad.");
-    for (name, tensor) in case.file.iter() {
-        let Some(param) = name.strip_prefix("after_step.") else {
-            continue;
-        };
-        let Some(id) = params.layout().find(param) else {
-            continue;
-        };
-        let given = case.file.get_f32(&format!("grad.{param}"))?;
-        let want = tensor.to_f64();
+    let settings = case.file.metadata("optimizer")?;
+    let floor = NOISE * largest(&wanted.gradients);
+    for (gradient, after) in wanted.gradients.iter().zip(&wanted.after) {
+        let given: Vec<f32> = gradient.values.iter().map(|g| *g as f32).collect();
+        let (id, name, want) = (after.id, &after.name, &after.values);
         let stepped = adamw(case, &settings, params.get(id), &given)?;
-        report.largest(format!("{name} (file's gradient)"), &stepped, &want, 1e-6);
-        if zero.iter().any(|z| z == param) {
+        report.largest(format!("{name} (file's gradient)"), &stepped, want, 1e-6);
+        if zero.contains(&after.param) {
             continue;
         }
         let own = adamw(case, &settings, params.get(id), gradients.get(id))?;

@@ -1,13 +1,12 @@
 //! What surrounds the network in training: losses, optimizer, schedules, metrics, voxel sampling.
 
 use super::Case;
-use super::layers::points;
-use super::network::metadata;
 use super::reference::Report;
 use crate::cloud::augment;
 use crate::cloud::voxel::{self, Voxels};
 use crate::device::random::Random;
 use crate::device::{Array, Memory};
+use crate::geometry::MISSING;
 use crate::graph::{Executor, Gradients, Graph, Layout, Mode, Op, Params, Shape};
 use crate::ops::{CrossEntropy, LovaszSoftmax};
 use crate::optim::{OptimizerConfig, Rate, Schedule};
@@ -75,56 +74,58 @@ pub(super) fn adamw(
 
 /// Cross entropy and Lovász softmax with their gradients.
 pub(super) fn losses(case: &Case<'_>, report: &mut Report) -> Result<()> {
-    let target = case.file.get_i64("target")?;
-    let target = Array::from(target.iter().map(|&t| t as i32).collect::<Vec<_>>());
-    let ignore = case.file.metadata.get("ignore_index");
-    let ignore = ignore.and_then(|t| t.parse().ok()).unwrap_or(-1);
-    let cross_entropy = CrossEntropy::new(target.clone(), ignore);
+    let ignored = case.file.ignored("ignore_index")?;
+    let [rows, classes] = case.file.dims("logits")?;
+    let target = case.file.labels("target", rows, classes, ignored)?;
+    let cross_entropy = CrossEntropy::new(target.clone(), ignored);
     loss(case, "ce", cross_entropy, report)?;
-    loss(case, "lovasz", LovaszSoftmax::new(target, ignore), report)
+    let lovasz = LovaszSoftmax::new(target, ignored);
+    loss(case, "lovasz", lovasz, report)
 }
 
 fn loss(case: &Case<'_>, name: &str, op: impl Op + 'static, report: &mut Report) -> Result<()> {
-    let tensor = case.file.require("logits")?;
-    let shape = Shape::new(tensor.dims()[0], tensor.dims()[1]);
+    let dims: [usize; 2] = case.file.dims("logits")?;
+    let values = case.file.floats("logits", &dims)?;
     let params = Params::initial(Layout::default().into(), case.device, 0)?;
     let mut gradients = Gradients::new(params.layout().clone(), case.device)?;
     let mut graph = Graph::new(&params, Mode::Frozen, Random::new(0, 0));
-    let logits = graph.input(Array::from(tensor.to_f32()), shape)?;
+    let logits = graph.input(Array::from(values), Shape::new(dims[0], dims[1]))?;
     graph.keep_gradient(logits);
     let value = graph.push(op, &[logits])?;
     graph.keep(value);
     graph.seed(value, Array::from(vec![1.0]))?;
     let mut executor = Executor::new(case.device);
     let run = executor.run(&graph, Some(&mut gradients))?;
-    report.relative(name, run.read(value), &case.file.get_f64(name)?, 2e-6);
+    let want = case.file.doubles(name, &[1])?;
+    report.relative(name, run.read(value), &want, 2e-6);
     let name = format!("{name}_grad");
     let got = run.gradient(logits).unwrap_or(&[]);
-    report.relative(&name, got, &case.file.get_f64(&name)?, 2e-6);
+    report.relative(&name, got, &case.file.doubles(&name, &dims)?, 2e-6);
     Ok(())
 }
 
-/// Five steps of AdamW on two tensors.
+/// Steps of AdamW on two tensors, as many as the metadata says.
 pub(super) fn optimizer(case: &Case<'_>, report: &mut Report) -> Result<()> {
     let file = case.file;
-    let settings = metadata(file, "adamw")?;
+    let settings = file.metadata("adamw")?;
     let decay = number(&settings, "weight_decay")?;
     let config = optimizer_of(&settings, number(&settings, "lr")?, decay);
+    let steps = number(&settings, "steps")? as u64;
     for tensor in 0..2 {
-        let mut values = Memory::of(case.device, &file.get_f32(&format!("p{tensor}.0"))?)?;
+        let start = format!("p{tensor}.0");
+        let dims = file.shape(&start)?;
+        let mut values = Memory::of(case.device, &file.floats(&start, dims)?)?;
         let whole = std::iter::once(0..values.len()).collect();
         let mut rule = config.build(case.device, values.len(), whole)?;
-        for step in 1.. {
+        for step in 1..=steps {
             let name = |n: &str| format!("{n}{tensor}.{step}");
-            if file.get(&name("p")).is_none() {
-                break;
-            }
-            let gradient = Memory::of(case.device, &file.get_f32(&name("g"))?)?;
+            let gradient = Memory::of(case.device, &file.floats(&name("g"), dims)?)?;
             rule.step(&mut values, &gradient, config.base())?;
             values.fetch()?;
-            report.relative(name("p"), values.host(), &file.get_f64(&name("p"))?, 1e-6);
+            let want = file.doubles(&name("p"), dims)?;
+            report.relative(name("p"), values.host(), &want, 1e-6);
             for ((_, list), n) in rule.state()?.into_iter().zip(["m", "v"]) {
-                report.relative(name(n), list, &file.get_f64(&name(n))?, 1e-6);
+                report.relative(name(n), list, &file.doubles(&name(n), dims)?, 1e-6);
             }
         }
     }
@@ -134,27 +135,26 @@ pub(super) fn optimizer(case: &Case<'_>, report: &mut Report) -> Result<()> {
 /// Rates and first betas of MultiStep and OneCycle.
 pub(super) fn schedules(case: &Case<'_>, report: &mut Report) -> Result<()> {
     for (name, rate, momentum) in [("multistep", "base_lr", 0.9), ("onecycle", "max_lr", 0.95)] {
-        let settings = metadata(case.file, name)?;
-        let total = number(&settings, "total_steps")? as u64;
-        let schedule = schedule_of(&settings, total)?;
+        let settings = case.file.metadata(name)?;
+        let list = |what: &str| format!("{name}.{what}");
+        let [total] = case.file.dims(&list("lr"))?;
+        if number(&settings, "total_steps")? != total as f64 {
+            let fault = format!("the file holds [{total}], not the steps of the metadata");
+            return Err(case.file.fault(&list("lr"), fault));
+        }
+        let steps = total as u64;
+        let schedule = schedule_of(&settings, steps)?;
         let lr = number(&settings, rate)?;
-        let rates: Vec<Rate> = (0..total)
-            .map(|step| schedule.at(step, total, Rate { lr, momentum }))
+        let rates: Vec<Rate> = (0..steps)
+            .map(|step| schedule.at(step, steps, Rate { lr, momentum }))
             .collect();
-        let mut compare = |what: &str, got: Vec<f64>| -> Result<()> {
-            let want = case.file.get_f64(&format!("{name}.{what}"))?;
-            let worst = got.iter().zip(&want).map(|(g, w)| (g - w).abs() / w.abs());
-            let worst = worst.fold(0.0, f64::max);
-            let worst = if got.len() == want.len() {
-                worst
-            } else {
-                f64::INFINITY
-            };
-            report.bounded(format!("{name}.{what}"), "largest relative", worst, 1e-12);
-            Ok(())
-        };
-        compare("lr", rates.iter().map(|r| r.lr).collect())?;
-        compare("beta1", rates.iter().map(|r| r.momentum).collect())?;
+        for (what, got) in [
+            ("lr", rates.iter().map(|r| r.lr).collect::<Vec<f64>>()),
+            ("beta1", rates.iter().map(|r| r.momentum).collect()),
+        ] {
+            let want = case.file.doubles(&list(what), &[total])?;
+            report.ratios(list(what), &got, &want, 1e-12);
+        }
     }
     Ok(())
 }
@@ -162,82 +162,69 @@ pub(super) fn schedules(case: &Case<'_>, report: &mut Report) -> Result<()> {
 /// Intersection, union, IoU and accuracy.
 pub(super) fn metrics(case: &Case<'_>, report: &mut Report) -> Result<()> {
     let file = case.file;
-    let classes = number(&metadata_object(file, "num_classes")?, "num_classes")? as usize;
-    let list = |name: &str| -> Result<Vec<i32>> {
-        Ok(file.get_i64(name)?.iter().map(|&x| x as i32).collect())
-    };
+    let classes = file.whole("num_classes")?;
+    let [points] = file.dims("pred")?;
+    let predicted = file.rows("pred", &[points], classes)?;
+    if predicted.contains(&MISSING) {
+        return Err(file.fault("pred", "-1 is no class"));
+    }
+    let target = file.labels("target", points, classes, file.ignored("ignore_index")?)?;
     let mut confusion = Confusion::new(classes);
-    let predicted: Vec<u32> = list("pred")?.iter().map(|&p| p as u32).collect();
-    confusion.add(&predicted, &list("target")?);
-    let signed = |v: Vec<u64>| v.into_iter().map(|x| x as i64).collect::<Vec<_>>();
-    report.equal(
-        "intersection",
-        &signed(confusion.intersection()),
-        &file.get_i64("intersection")?,
-    );
-    report.equal("union", &signed(confusion.union()), &file.get_i64("union")?);
-    report.equal(
-        "target_count",
-        &signed(confusion.target()),
-        &file.get_i64("target_count")?,
-    );
+    confusion.add(&predicted, &target);
+    for (name, counts) in [
+        ("intersection", confusion.intersection()),
+        ("union", confusion.union()),
+        ("target_count", confusion.target()),
+    ] {
+        let got: Vec<i64> = counts.into_iter().map(|x| x as i64).collect();
+        report.equal(name, &got, &file.integers(name, &[classes])?);
+    }
     let scores = confusion.scores();
-    let summary = [scores.miou, scores.macc, scores.accuracy];
+    let summary = vec![scores.miou, scores.macc, scores.accuracy];
     for (name, got) in [
         ("iou_class", scores.iou),
         ("acc_class", scores.recall),
-        ("summary", summary.to_vec()),
+        ("summary", summary),
     ] {
-        let want = file.get_f64(name)?;
-        let worst = got
-            .iter()
-            .zip(&want)
-            .map(|(g, w)| (g - w).abs())
-            .fold(0.0, f64::max);
-        let worst = if got.len() == want.len() {
-            worst
-        } else {
-            f64::INFINITY
-        };
+        let want = file.doubles(name, &[got.len()])?;
+        let distances = got.iter().zip(&want).map(|(g, w)| (g - w).abs());
+        let worst = distances.fold(0.0, f64::max);
         report.bounded(name, "largest difference", worst, 1e-12);
     }
     Ok(())
 }
 
-fn metadata_object(file: &crate::weights::Tensors, key: &str) -> Result<Value> {
-    Ok(serde_json::json!({ key: metadata(file, key)? }))
-}
-
 /// Voxel cells, keys, order and fragments; centring and contrast.
 pub(super) fn voxels(case: &Case<'_>, report: &mut Report) -> Result<()> {
     let file = case.file;
-    let coord = points(file, "coord")?;
-    let size = number(&metadata_object(file, "grid_size")?, "grid_size")?;
+    let coord = file.points("coord")?;
+    let size = file.number("grid_size")?;
+    let dims = [coord.len(), 3];
     let cells = voxel::cells(&coord, size)?;
     let flat: Vec<i64> = cells.iter().flatten().copied().collect();
-    report.equal("grid_coord", &flat, &file.get_i64("grid_coord")?);
+    report.equal("grid_coord", &flat, &file.integers("grid_coord", &dims)?);
     let keys: Vec<i64> = cells.iter().map(|&c| voxel::key(c) as i64).collect();
-    report.equal("fnv_key_bits", &keys, &file.get_i64("fnv_key_bits")?);
+    report.equal("fnv_key_bits", &keys, &file.list("fnv_key_bits")?);
     let voxels = Voxels::new(&coord, size)?;
     let inverse: Vec<i64> = voxels.inverse().iter().map(|&v| i64::from(v)).collect();
-    report.equal("voxel_of_point", &inverse, &file.get_i64("voxel_of_point")?);
+    report.equal("voxel_of_point", &inverse, &file.list("voxel_of_point")?);
     let counts: Vec<i64> = (0..voxels.len())
         .map(|v| voxels.members(v).len() as i64)
         .collect();
-    report.equal("voxel_count", &counts, &file.get_i64("voxel_count")?);
+    report.equal("voxel_count", &counts, &file.list("voxel_count")?);
     let sizes: Vec<i64> = (0..voxels.fragment_count())
         .map(|f| voxels.fragment(f).len() as i64)
         .collect();
-    report.equal("fragment_sizes", &sizes, &file.get_i64("fragment_sizes")?);
+    report.equal("fragment_sizes", &sizes, &file.list("fragment_sizes")?);
     let flat = |rows: &[[f32; 3]]| rows.iter().flatten().copied().collect::<Vec<_>>();
     for (name, z) in [("center_shift_z", true), ("center_shift_noz", false)] {
         let mut moved = coord.clone();
         augment::center_shift(&mut moved, z);
-        report.relative(name, &flat(&moved), &file.get_f64(name)?, 1e-6);
+        report.relative(name, &flat(&moved), &file.doubles(name, &dims)?, 1e-6);
     }
-    let mut color = points(file, "color255")?;
+    let mut color = file.points("color255")?;
     augment::auto_contrast(&mut color, 0.37);
     let name = "auto_contrast_0.37";
-    report.relative(name, &flat(&color), &file.get_f64(name)?, 1e-6);
+    report.relative(name, &flat(&color), &file.doubles(name, &dims)?, 1e-6);
     Ok(())
 }

@@ -58,6 +58,26 @@ impl Report {
         self.add(name, "largest difference / largest value", error, limit);
     }
 
+    /// As [`Report::relative`] for distances to neighbours, each by itself: whether the same neighbours are missing, which
+    /// have a distance of 1e5, and the largest |got − want| / want of the others.
+    pub fn distances(&mut self, name: impl Into<String>, got: &[f32], want: &[f64], limit: f64) {
+        let name = name.into();
+        let gone = |distance: f64| distance == 1e5;
+        let got: Vec<f64> = got.iter().map(|g| f64::from(*g)).collect();
+        let missing = |list: &[f64]| list.iter().map(|d| gone(*d)).collect::<Vec<_>>();
+        self.equal(format!("{name} (missing)"), &missing(&got), &missing(want));
+        let present = got.iter().zip(want).filter(|(_, w)| !gone(**w));
+        let errors = present.map(|(g, w)| match g == w {
+            true => 0.0,
+            false => (g - w).abs() / w.abs(),
+        });
+        let worst = errors.fold(
+            0.0,
+            |m, e| if e.is_nan() { f64::INFINITY } else { m.max(e) },
+        );
+        self.add(name, "largest relative, of those there", worst, limit);
+    }
+
     /// Largest absolute value, for what should be zero, against `scale`.
     pub fn zero(&mut self, name: impl Into<String>, got: &[f32], scale: f64, limit: f64) {
         let largest = got.iter().fold(0.0f64, |m, x| m.max(f64::from(x.abs())));
@@ -82,6 +102,18 @@ impl Report {
             (got - want).abs() / want.abs().max(1e-300),
             limit,
         );
+    }
+
+    /// Largest |got − want| / |want|, which both hold in double precision; infinite when lengths differ.
+    pub fn ratios(&mut self, name: impl Into<String>, got: &[f64], want: &[f64], limit: f64) {
+        let errors = got.iter().zip(want).map(|(g, w)| (g - w).abs() / w.abs());
+        let worst = errors.fold(
+            0.0,
+            |m, e| if e.is_nan() { f64::INFINITY } else { m.max(e) },
+        );
+        let same = got.len() == want.len();
+        let worst = if same { worst } else { f64::INFINITY };
+        self.add(name, "largest relative", worst, limit);
     }
 
     /// A number that has to stay below its limit.
@@ -151,5 +183,21 @@ mod tests {
         report.relative("same", &[1.0, 2.0], &[1.0, 2.0], 0.0);
         report.equal("same", &[1, 2], &[1, 2]);
         assert!(report.passed());
+    }
+
+    #[test]
+    fn distances_are_compared_one_by_one() {
+        let passes = |got: &[f32], want: &[f64]| {
+            let mut report = Report::default();
+            report.distances("dist", got, want, 1e-6);
+            report.passed()
+        };
+        assert!(passes(&[0.0, 0.5, 1e5], &[0.0, 0.5, 1e5]));
+        // relative to the length of the whole list these are 1e-7
+        assert!(!passes(&[0.0, 0.51, 1e5], &[0.0, 0.5, 1e5]));
+        assert!(!passes(&[0.01, 0.5, 1e5], &[0.0, 0.5, 1e5]));
+        assert!(!passes(&[0.0, 1e5, 1e5], &[0.0, 0.5, 1e5]));
+        assert!(!passes(&[0.0, 0.5, 0.7], &[0.0, 0.5, 1e5]));
+        assert!(!passes(&[0.0, 0.5], &[0.0, 0.5, 1e5]));
     }
 }

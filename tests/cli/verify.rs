@@ -88,6 +88,32 @@ fn damaged_and_foreign_references_are_bad_input() {
 }
 
 #[test]
+fn a_tensor_of_another_shape_is_bad_input_and_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let golden = safetensors::read(repository(GOLDEN)).unwrap();
+    let mut copy = Tensors::new();
+    copy.metadata = golden.metadata.clone();
+    for (name, tensor) in golden.iter() {
+        let tensor = match name {
+            "state.fc.weight" => Tensor::from_f32(&[tensor.len()], &tensor.to_f32()).unwrap(),
+            _ => tensor.clone(),
+        };
+        copy.insert(name, tensor).unwrap();
+    }
+    let file = folder.path().join("flat.safetensors");
+    safetensors::write(&file, &copy).unwrap();
+    let fault = fails(&["verify", path(&file)], 2);
+    for part in [
+        "flat.safetensors",
+        "state.fc.weight",
+        "[96]",
+        "2 dimensions",
+    ] {
+        assert!(fault.contains(part), "{part}: {fault}");
+    }
+}
+
+#[test]
 fn kernels_agree_with_the_reference_on_the_emulator() {
     let devices = json(&["info", "--devices"]);
     if devices["emulator"].is_null() || devices["nvrtc"].is_null() {

@@ -1,37 +1,43 @@
 //! Single layers: window attention, a block, kernel point layers, the ways down and up.
 
 use super::super::Case;
-use super::super::layers::{input, offsets, points};
+use super::super::file::{ReferenceFile, buffer, trained};
 use super::super::reference::Report;
 use super::network::{furthest, statistics};
-use super::number;
-use super::steps::{Sibling, pairs};
+use super::steps::{Batch, Lists, pairs};
+use crate::Result;
 use crate::device::Array;
 use crate::device::random::Random;
 use crate::geometry::{
-    Interpolation, MISSING, Neighbors, Padding, SearchTree, Windows, farthest_points, knn_on,
-    ratio_counts,
+    Interpolation, Neighbors, Padding, SearchTree, Windows, farthest_points, knn_on, ratio_counts,
 };
 use crate::graph::{Executor, Gradients, Graph, Layout, Mode, Params, Scope, Shape, Var};
 use crate::nn::{
     KernelPointBlock, KernelPointResidual, TransitionDown, Upsample, WindowBlock, WindowBlockConfig,
 };
 use crate::ops::{self, PositionTables};
-use crate::weights::load_state;
-use crate::{Error, Result};
 use std::sync::Arc;
 
-/// A registered layer with the state that the file holds under `prefix`.
-fn load<L>(
-    case: &Case<'_>,
-    prefix: &str,
-    make: impl FnOnce(&mut Scope<'_>) -> Result<L>,
-) -> Result<(L, Params)> {
+/// A registered layer with the state that the file holds under `param.`.
+fn load<L>(case: &Case<'_>, make: impl FnOnce(&mut Scope<'_>) -> Result<L>) -> Result<(L, Params)> {
     let mut layout = Layout::default();
     let layer = make(&mut Scope::root(&mut layout))?;
     let mut params = Params::initial(Arc::new(layout), case.device, 0)?;
-    load_state(&mut params, &case.file.with_prefix(prefix))?;
+    case.file.load(&mut params, "param.")?;
     Ok((layer, params))
+}
+
+/// A matrix of the file as a graph input whose gradient is kept.
+fn input(
+    graph: &mut Graph<'_>,
+    file: &ReferenceFile<'_>,
+    name: &str,
+    [rows, cols]: [usize; 2],
+) -> Result<Var> {
+    let values = file.floats(name, &[rows, cols])?;
+    let var = graph.input(Array::from(values), Shape::new(rows, cols))?;
+    graph.keep_gradient(var);
+    Ok(var)
 }
 
 /// A value compared with a tensor of the file: its name, the value, and the largest difference allowed.
@@ -61,57 +67,69 @@ fn check<'a>(
         .wanted
         .iter()
         .for_each(|(_, var, _)| graph.keep(*var));
+    let dims = |var: Var| [graph.shape(var).rows, graph.shape(var).cols];
+    let wanted = recorded.wanted.into_iter().map(|(name, var, limit)| {
+        let want = case.file.doubles(name, &dims(var))?;
+        Ok((name, var, limit, want))
+    });
+    let wanted = wanted.collect::<Result<Vec<_>>>()?;
+    let inputs = recorded
+        .inputs
+        .into_iter()
+        .map(|(name, var)| (name, var, dims(var)));
+    let inputs: Vec<_> = inputs.collect();
     let backward = mode == Mode::Training;
     if backward {
-        let upstream = case.file.get_f32("grad_out")?;
+        let upstream = case.file.floats("grad_out", &dims(recorded.output))?;
         graph.seed(recorded.output, Array::from(upstream))?;
     }
     let mut executor = Executor::new(case.device);
     let run = executor.run(&graph, backward.then_some(&mut gradients))?;
     drop(graph);
-    for (name, var, limit) in recorded.wanted {
-        let error = furthest(run.read(var), &case.file.get_f64(name)?);
+    for (name, var, limit, want) in wanted {
+        let error = furthest(run.read(var), &want);
         report.bounded(name, "largest difference", error, limit);
     }
     if !backward {
         return Ok(());
     }
-    for (name, var) in recorded.inputs {
+    for (name, var, dims) in inputs {
         let got = run.gradient(var).unwrap_or(&[]);
-        report.largest(name, got, &case.file.get_f64(name)?, limit);
+        report.largest(name, got, &case.file.doubles(name, &dims)?, limit);
     }
-    for (name, tensor) in case.file.iter() {
-        let id = name
-            .strip_prefix("grad.")
-            .and_then(|n| params.layout().find(n));
-        if let Some(id) = id {
-            report.largest(name, gradients.get(id), &tensor.to_f64(), limit);
-        }
+    let layout = params.layout().clone();
+    for gradient in case.file.of_parameters("grad.", &layout, trained)? {
+        let got = gradients.get(gradient.id);
+        report.largest(&gradient.name, got, &gradient.values, limit);
     }
+    let after = case.file.of_parameters("after.", &layout, buffer)?;
     run.commit(params)?;
-    statistics(case.file, "after.", params, report);
+    statistics(&after, params, report);
     Ok(())
 }
 
 /// One transformer block.
 pub(in super::super) fn block(case: &Case<'_>, report: &mut Report) -> Result<()> {
-    let table = case.file.require("param.attn.relative_pos_query_table")?;
+    let file = case.file;
+    let table = "param.attn.relative_pos_query_table";
+    let [bins, heads, width, _] = file.dims(table)?;
+    let coord = file.points("coord")?;
+    let dims = [coord.len(), heads * width];
     let config = WindowBlockConfig {
-        channels: case.file.require("feats")?.dims()[1],
-        heads: table.dims()[1],
-        bins: table.dims()[0],
+        channels: dims[1],
+        heads,
+        bins,
         tables: PositionTables::ALL,
         qkv_bias: true,
         drop_path: 0.0,
     };
-    let sibling = Sibling::open(case)?;
-    let coord = points(case.file, "coord")?;
-    report.equal("coord (of the keys' file)", &sibling.coord, &coord);
-    let windows = Arc::new(sibling.windows(true)?);
-    pairs(case.file, "", &windows, report)?;
-    let (block, mut params) = load(case, "param.", |scope| WindowBlock::new(scope, config))?;
+    let batch = Batch::beside(case)?;
+    report.equal("coord (of the keys' file)", &batch.coord, &coord);
+    let windows = Arc::new(batch.windows(true)?);
+    pairs(file, "", &windows, Lists::default(), report)?;
+    let (block, mut params) = load(case, |scope| WindowBlock::new(scope, config))?;
     check(case, &mut params, Mode::Training, 2e-5, report, |graph| {
-        let x = input(graph, case.file, "feats")?;
+        let x = input(graph, file, "feats", dims)?;
         let output = block.record(graph, x, &windows)?;
         let attention = graph.tapped("attention").expect("the block taps it");
         Ok(Recorded {
@@ -125,8 +143,19 @@ pub(in super::super) fn block(case: &Case<'_>, report: &mut Report) -> Result<()
 /// Attention alone, with and without the value table. The file's q is scaled already; ours is scaled within, by a power
 /// of two, which rounds nothing.
 pub(in super::super) fn attention(case: &Case<'_>, report: &mut Report) -> Result<()> {
-    let windows = Arc::new(Sibling::open(case)?.windows(true)?);
-    pairs(case.file, "", &windows, report)?;
+    let windows = Arc::new(Batch::beside(case)?.windows(true)?);
+    let lists = Lists {
+        bins: true,
+        ..Lists::default()
+    };
+    pairs(case.file, "", &windows, lists, report)?;
+    // Attention of whole windows writes neither scores nor probabilities down, so that there is nothing to compare
+    // these with.
+    for name in ["rv.scores", "rv.probs"] {
+        let [pairs] = case.file.dims("index_0")?;
+        let [_, heads, _] = case.file.dims("q")?;
+        case.file.doubles(name, &[pairs, heads])?;
+    }
     for (prefix, value) in [("rv.", true), ("norv.", false)] {
         attention_form(case, prefix, value, &windows, report)?;
     }
@@ -141,10 +170,10 @@ fn attention_form(
     report: &mut Report,
 ) -> Result<()> {
     let file = case.file;
-    let dims = file.require("q")?.dims().to_vec();
+    let dims: [usize; 3] = file.dims("q")?;
     let (rows, heads, channels) = (dims[0], dims[1], dims[1] * dims[2]);
     let scale = 1.0 / (dims[2] as f32).sqrt();
-    let [q, k, v] = ["q", "k", "v"].map(|name| file.get_f32(name));
+    let [q, k, v] = ["q", "k", "v"].map(|name| file.floats(name, &dims));
     let (q, k, v) = (q?, k?, v?);
     let mut qkv = Vec::with_capacity(3 * q.len());
     for row in 0..rows {
@@ -160,10 +189,11 @@ fn attention_form(
     graph.keep_gradient(qkv);
     let mut inputs = vec![qkv];
     let names = ["table_q", "table_k", "table_v"];
+    let [bins, ..]: [usize; 4] = file.dims("table_q")?;
+    let table_dims = [bins, heads, dims[2], 3];
     for name in &names[..2 + usize::from(value)] {
-        let bins = file.require(name)?.dims()[0];
         let shape = Shape::new(bins, 3 * channels);
-        let table = graph.input(Array::from(file.get_f32(name)?), shape)?;
+        let table = graph.input(Array::from(file.floats(name, &table_dims)?), shape)?;
         graph.keep_gradient(table);
         inputs.push(table);
     }
@@ -174,11 +204,11 @@ fn attention_form(
     let op = ops::WindowAttention::new(windows.clone(), heads, tables);
     let output = graph.push(op, &inputs)?;
     graph.keep(output);
-    graph.seed(output, Array::from(file.get_f32("grad_out")?))?;
+    graph.seed(output, Array::from(file.floats("grad_out", &dims)?))?;
     let mut executor = Executor::new(case.device);
     let run = executor.run(&graph, Some(&mut gradients))?;
     let name = |n: &str| format!("{prefix}{n}");
-    let error = furthest(run.read(output), &file.get_f64(&name("out"))?);
+    let error = furthest(run.read(output), &file.doubles(&name("out"), &dims)?);
     report.bounded(name("out"), "largest difference", error, 2e-5);
     let d_qkv = run.gradient(qkv).unwrap_or(&[]);
     for (i, (part, factor)) in [("grad_q", 1.0 / scale), ("grad_k", 1.0), ("grad_v", 1.0)]
@@ -193,12 +223,12 @@ fn attention_form(
                     .map(|d| d * factor)
             })
             .collect();
-        report.largest(name(part), &got, &file.get_f64(&name(part))?, 1e-5);
+        report.largest(name(part), &got, &file.doubles(&name(part), &dims)?, 1e-5);
     }
     for (table, part) in inputs[1..].iter().zip(names) {
         let part = name(&format!("grad_{part}"));
         let got = run.gradient(*table).unwrap_or(&[]);
-        report.largest(&part, got, &file.get_f64(&part)?, 1e-5);
+        report.largest(&part, got, &file.doubles(&part, &table_dims)?, 1e-5);
     }
     Ok(())
 }
@@ -206,25 +236,21 @@ fn attention_form(
 /// Kernel point layers, each alone and one behind the other, with running and with batch statistics.
 pub(in super::super) fn kernel_points(case: &Case<'_>, report: &mut Report) -> Result<()> {
     let file = case.file;
-    let width = |name: &str| Ok::<_, Error>(file.require(name)?.dims().to_vec());
-    let simple = width("param.simple.kpconv.weight")?;
-    let outputs = width("param.res.unary_2.0.weight")?[0];
-    let influence = number(file, "point_influence")? as f32;
-    let table = file.require("neighbor_idx")?.dims()[1];
-    let rows = file.get_i64("neighbor_idx")?;
-    let index: Vec<u32> = rows
-        .iter()
-        .map(|&row| u32::try_from(row).unwrap_or(MISSING))
-        .collect();
-    let coord = points(file, "coord")?;
-    let ball = Arc::new(Neighbors::from_index(table, &index, &coord, &coord)?);
-    let ((first, second), mut params) = load(case, "param.", |scope| {
-        let first =
-            KernelPointBlock::new(&mut scope.child("simple"), simple[1], simple[2], influence);
+    let [_, inputs, middle] = file.dims("param.simple.kpconv.weight")?;
+    let [outputs, _] = file.dims("param.res.unary_2.0.weight")?;
+    let influence = file.number("point_influence")? as f32;
+    let coord = file.points("coord")?;
+    let rows = coord.len();
+    file.ends("offset", rows)?;
+    let [_, k] = file.dims("neighbor_idx")?;
+    let index = file.rows("neighbor_idx", &[rows, k], rows)?;
+    let ball = Arc::new(Neighbors::from_index(k, &index, &coord, &coord)?);
+    let ((first, second), mut params) = load(case, |scope| {
+        let first = KernelPointBlock::new(&mut scope.child("simple"), inputs, middle, influence);
         let mut scope = scope.child("res");
         Ok((
             first,
-            KernelPointResidual::new(&mut scope, simple[2], outputs, influence),
+            KernelPointResidual::new(&mut scope, middle, outputs, influence),
         ))
     })?;
     for (mode, names) in [
@@ -233,7 +259,7 @@ pub(in super::super) fn kernel_points(case: &Case<'_>, report: &mut Report) -> R
         (Mode::Training, ["train.simple_out", "train.res_out"]),
     ] {
         check(case, &mut params, mode, 2e-5, report, |graph| {
-            let x = input(graph, file, "feats")?;
+            let x = input(graph, file, "feats", [rows, inputs])?;
             let y = first.record(graph, x, &ball)?;
             let output = second.record(graph, y, &ball)?;
             let bare = graph.tapped("kpconv").expect("the block taps it");
@@ -254,26 +280,27 @@ pub(in super::super) fn kernel_points(case: &Case<'_>, report: &mut Report) -> R
 /// The way down.
 pub(in super::super) fn transition_down(case: &Case<'_>, report: &mut Report) -> Result<()> {
     let file = case.file;
-    let coord = points(file, "coord")?;
-    let starts = offsets(file, "offset")?;
-    let counts = ratio_counts(&starts, number(file, "ratio")?);
+    let coord = file.points("coord")?;
+    let starts = file.ends("offset", coord.len())?;
+    let [outputs, inputs] = file.dims("param.linear.weight")?;
+    let counts = ratio_counts(&starts, file.number("ratio")?);
     let sampled = farthest_points(&coord, &starts, &counts)?;
     let signed: Vec<i64> = sampled.iter().map(|&row| i64::from(row)).collect();
-    report.equal("fps_idx", &signed, &file.get_i64("fps_idx")?);
-    let ends = offsets(file, "new_offset")?;
+    report.equal("fps_idx", &signed, &file.list("fps_idx")?);
+    let want = file.points("new_xyz")?;
+    let ends = file.ends("new_offset", want.len())?;
     let found: Vec<usize> = ends.windows(2).map(|w| w[1] - w[0]).collect();
     report.equal("new_offset", &counts, &found);
     let queries: Vec<[f32; 3]> = sampled.iter().map(|&row| coord[row as usize]).collect();
-    report.equal("new_xyz", &queries, &points(file, "new_xyz")?);
-    let k = number(file, "k")? as usize;
+    report.equal("new_xyz", &queries, &want);
+    let k = file.whole("k")?;
     let table = knn_on(case.device, (&coord, &starts), (&queries, &ends), k)?;
     let neighbors = Arc::new(Neighbors::from_index(k, &table.index, &queries, &coord)?);
-    let dims = file.require("param.linear.weight")?.dims().to_vec();
-    let (layer, mut params) = load(case, "param.", |scope| {
-        Ok(TransitionDown::new(scope, dims[1], dims[0]))
+    let (layer, mut params) = load(case, |scope| {
+        Ok(TransitionDown::new(scope, inputs, outputs))
     })?;
     check(case, &mut params, Mode::Training, 2e-5, report, |graph| {
-        let x = input(graph, file, "feats")?;
+        let x = input(graph, file, "feats", [coord.len(), inputs])?;
         let output = layer.record(graph, x, &neighbors)?;
         Ok(Recorded {
             output,
@@ -286,33 +313,30 @@ pub(in super::super) fn transition_down(case: &Case<'_>, report: &mut Report) ->
 /// The way up, and interpolation alone.
 pub(in super::super) fn upsample(case: &Case<'_>, report: &mut Report) -> Result<()> {
     let file = case.file;
-    let tree =
-        |coord: &str, ends: &str| SearchTree::new(&points(file, coord)?, &offsets(file, ends)?);
-    let (fine, coarse) = (
-        tree("support_xyz", "support_offset")?,
-        tree("xyz", "offset")?,
-    );
-    let stencil = Arc::new(Interpolation::padded(
-        &fine,
-        &coarse,
-        Padding::FirstOfElement,
-    )?);
-    let dims = file.require("param.linear2.1.weight")?.dims().to_vec();
-    let (layer, mut params) = load(case, "param.", |scope| {
-        Ok(Upsample::new(scope, dims[1], dims[0]))
-    })?;
+    let tree = |coord: &str, ends: &str| {
+        let coord = file.points(coord)?;
+        SearchTree::new(&coord, &file.ends(ends, coord.len())?)
+    };
+    let fine = tree("support_xyz", "support_offset")?;
+    let coarse = tree("xyz", "offset")?;
+    let stencil = Interpolation::padded(&fine, &coarse, Padding::FirstOfElement)?;
+    let stencil = Arc::new(stencil);
+    let [outputs, inputs] = file.dims("param.linear2.1.weight")?;
+    let (below, above) = ([coarse.points(), inputs], [fine.points(), outputs]);
+    let (layer, mut params) = load(case, |scope| Ok(Upsample::new(scope, inputs, outputs)))?;
     let mut graph = Graph::new(&params, Mode::Inference, Random::new(0, 0));
-    let x = input(&mut graph, file, "feats")?;
+    let x = input(&mut graph, file, "feats", below)?;
     let raised = graph.push(ops::Interpolate::new(stencil.clone()), &[x])?;
     graph.keep(raised);
     let mut executor = Executor::new(case.device);
     let run = executor.run(&graph, None)?;
-    let error = furthest(run.read(raised), &file.get_f64("interp_of_feats")?);
+    let want = file.doubles("interp_of_feats", &[above[0], inputs])?;
+    let error = furthest(run.read(raised), &want);
     report.bounded("interp_of_feats", "largest difference", error, 5e-6);
     drop(graph);
     check(case, &mut params, Mode::Training, 2e-5, report, |graph| {
-        let x = input(graph, file, "feats")?;
-        let skip = input(graph, file, "support_feats")?;
+        let x = input(graph, file, "feats", below)?;
+        let skip = input(graph, file, "support_feats", above)?;
         let output = layer.record(graph, x, skip, &stencil)?;
         Ok(Recorded {
             output,

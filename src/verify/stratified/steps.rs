@@ -1,18 +1,17 @@
 //! Geometry steps: farthest point sampling, nearest neighbours, windows and keys.
 
 use super::super::Case;
-use super::super::layers::{offsets, points};
+use super::super::file::ReferenceFile;
 use super::super::reference::Report;
-use super::number;
+use super::batch::elements;
 use crate::Result;
 use crate::geometry::{MISSING, WindowOptions, Windows, farthest_points, knn_on, stride_counts};
-use crate::weights::{Tensors, safetensors};
+use crate::weights::safetensors;
 
-/// Prefixes `c0.`, `c1.`, … of the cases that hold a tensor `name`.
-fn cases<'a>(file: &'a Tensors, name: &'a str) -> impl Iterator<Item = String> + 'a {
-    (0..)
-        .map(|i| format!("c{i}."))
-        .take_while(move |case| file.get(&format!("{case}{name}")).is_some())
+/// Prefixes `c0.`, `c1.`, … of the cases of a file; one that is there in part is there.
+fn cases<'a>(file: &'a ReferenceFile<'_>) -> impl Iterator<Item = String> + 'a {
+    let prefixes = (0..).map(|i| format!("c{i}."));
+    prefixes.take_while(|prefix| file.any(prefix))
 }
 
 /// Row numbers as the file writes them.
@@ -22,34 +21,33 @@ fn signed(rows: &[u32]) -> Vec<i64> {
 
 /// Farthest point sampling, in order.
 pub(in super::super) fn sampling(case: &Case<'_>, report: &mut Report) -> Result<()> {
-    for prefix in cases(case.file, "new_offset") {
+    let file = case.file;
+    for prefix in cases(file) {
         let name = |n: &str| format!("{prefix}{n}");
-        let ends = offsets(case.file, &name("new_offset"))?;
+        let coord = file.points(&name("xyz"))?;
+        let starts = file.ends(&name("offset"), coord.len())?;
+        let want = file.list(&name("idx"))?;
+        let ends = file.ends(&name("new_offset"), want.len())?;
         let counts: Vec<usize> = ends.windows(2).map(|w| w[1] - w[0]).collect();
-        let coord = points(case.file, &name("xyz"))?;
-        let rows = farthest_points(&coord, &offsets(case.file, &name("offset"))?, &counts)?;
-        report.equal(
-            name("idx"),
-            &signed(&rows),
-            &case.file.get_i64(&name("idx"))?,
-        );
+        let rows = farthest_points(&coord, &starts, &counts)?;
+        report.equal(name("idx"), &signed(&rows), &want);
     }
     Ok(())
 }
 
 /// Nearest neighbours; a missing one is the first point of the element.
 pub(in super::super) fn neighbors(case: &Case<'_>, report: &mut Report) -> Result<()> {
-    for prefix in cases(case.file, "new_xyz") {
+    let file = case.file;
+    for prefix in cases(file) {
         let name = |n: &str| format!("{prefix}{n}");
-        let (coord, starts) = (
-            points(case.file, &name("xyz"))?,
-            offsets(case.file, &name("offset"))?,
-        );
-        let (queries, ends) = (
-            points(case.file, &name("new_xyz"))?,
-            offsets(case.file, &name("new_offset"))?,
-        );
-        let k = case.file.get_i64(&name("k"))?[0] as usize;
+        let coord = file.points(&name("xyz"))?;
+        let starts = file.ends(&name("offset"), coord.len())?;
+        let queries = file.points(&name("new_xyz"))?;
+        let ends = file.ends(&name("new_offset"), queries.len())?;
+        let k = file.integers(&name("k"), &[1])?[0];
+        let k = usize::try_from(k).unwrap_or(0);
+        let want = file.integers(&name("idx"), &[queries.len(), k])?;
+        let distances = file.doubles(&name("dist"), &[queries.len(), k])?;
         let mut found = knn_on(case.device, (&coord, &starts), (&queries, &ends), k)?;
         for (ends, first) in ends.windows(2).zip(&starts) {
             let rows = &mut found.index[ends[0] * k..ends[1] * k];
@@ -57,13 +55,8 @@ pub(in super::super) fn neighbors(case: &Case<'_>, report: &mut Report) -> Resul
                 *row = *first as u32;
             }
         }
-        report.equal(
-            name("idx"),
-            &signed(&found.index),
-            &case.file.get_i64(&name("idx"))?,
-        );
-        let want = case.file.get_f64(&name("dist"))?;
-        report.relative(name("dist"), &found.distances(), &want, 1e-6);
+        report.equal(name("idx"), &signed(&found.index), &want);
+        report.distances(name("dist"), &found.distances(), &distances, 1e-6);
     }
     Ok(())
 }
@@ -94,78 +87,122 @@ struct Cells {
     counts: Vec<i64>,
 }
 
+/// Edge of a window, which the file gives for each axis.
+fn window_size(file: &ReferenceFile<'_>) -> Result<f32> {
+    let sizes = file.floats("window_size", &[3])?;
+    match sizes.iter().all(|size| *size == sizes[0]) {
+        true => Ok(sizes[0]),
+        false => Err(file.fault("window_size", format!("{sizes:?} are no cube"))),
+    }
+}
+
 /// Window partitions, small and large, with and without shift.
 pub(in super::super) fn partitions(case: &Case<'_>, report: &mut Report) -> Result<()> {
     let file = case.file;
-    let (coord, ends) = (points(file, "coord")?, offsets(file, "offset")?);
-    let size = file.get_f32("window_size")?[0];
+    let coord = file.points("coord")?;
+    let ends = file.ends("offset", coord.len())?;
+    let size = window_size(file)?;
+    elements(file, "", &ends, report)?;
     for (part, size) in [("small", size), ("large", 2.0 * size)] {
         for (suffix, shifted) in [("", false), ("_shift", true)] {
             let name = |n: &str| format!("{part}{suffix}.{n}");
             let found = partition(&coord, &ends, size, shifted)?;
-            report.equal(name("v2p"), &found.rank, &file.get_i64(&name("v2p"))?);
-            report.equal(
-                name("counts"),
-                &found.counts,
-                &file.get_i64(&name("counts"))?,
-            );
-            // Cells have the order of their raw numbers.
-            let raw = file.get_i64(&name("cell_id"))?;
-            let mut sorted = raw.clone();
-            sorted.sort_unstable();
-            sorted.dedup();
-            let rank: Vec<i64> = raw
-                .iter()
-                .map(|cell| sorted.partition_point(|c| c < cell) as i64)
-                .collect();
-            report.equal(name("cell_id (order)"), &found.rank, &rank);
+            report.equal(name("v2p"), &found.rank, &file.list(&name("v2p"))?);
+            let counts = file.list(&name("counts"))?;
+            report.equal(name("counts"), &found.counts, &counts);
+            let numbers = cell_numbers(&coord, &ends, size, shifted);
+            report.equal(name("cell_id"), &numbers, &file.list(&name("cell_id"))?);
         }
     }
     Ok(())
 }
 
-/// The file that says which windows the attention files mean: they hold pairs, but no batch and no sampled keys.
-pub(super) struct Sibling {
-    file: Tensors,
-    pub coord: Vec<[f32; 3]>,
-    size: f32,
+/// Numbers of the cells of all points: those of a box around the batch, x fastest, element after element.
+fn cell_numbers(coord: &[[f32; 3]], ends: &[usize], size: f32, shifted: bool) -> Vec<i64> {
+    let start: [f32; 3] = std::array::from_fn(|axis| {
+        let places = coord.iter().map(|p| p[axis]);
+        places.fold(f32::INFINITY, f32::min)
+    });
+    let shift = if shifted { 0.5 * size } else { 0.0 };
+    let cell = |p: &[f32; 3]| -> [i64; 3] {
+        std::array::from_fn(|axis| ((p[axis] - start[axis] + shift) / size).floor() as i64)
+    };
+    let cells: Vec<[i64; 3]> = coord.iter().map(cell).collect();
+    let [x, y, z]: [i64; 3] = std::array::from_fn(|axis| {
+        let cells = cells.iter().map(|cell| cell[axis]);
+        cells.max().unwrap_or(0) + 1
+    });
+    let number = |(row, cell): (usize, &[i64; 3])| {
+        let element = ends[1..].partition_point(|end| *end <= row) as i64;
+        cell[0] + x * (cell[1] + y * (cell[2] + z * element))
+    };
+    cells.iter().enumerate().map(number).collect()
 }
 
-impl Sibling {
+/// The batch that says which windows the attention files mean: they hold pairs, but no batch and no sampled keys.
+pub(super) struct Batch {
+    pub coord: Vec<[f32; 3]>,
+    ends: Vec<usize>,
+    size: f32,
+    step: f32,
+    stride: usize,
+}
+
+impl Batch {
     /// Reads `op_stratified_keys.safetensors` beside the file at hand.
-    pub fn open(case: &Case<'_>) -> Result<Sibling> {
-        Sibling::new(safetensors::read(
-            case.path.with_file_name("op_stratified_keys.safetensors"),
-        )?)
+    pub fn beside(case: &Case<'_>) -> Result<Batch> {
+        let name = "op_stratified_keys.safetensors";
+        let path = case.file.path().with_file_name(name);
+        let tensors = safetensors::read(&path)?;
+        Batch::read(&ReferenceFile::new(&tensors, &path))
     }
 
-    fn new(file: Tensors) -> Result<Sibling> {
-        Ok(Sibling {
-            coord: points(&file, "coord")?,
-            size: file.get_f32("window_size")?[0],
-            file,
+    fn read(file: &ReferenceFile<'_>) -> Result<Batch> {
+        let coord = file.points("coord")?;
+        Ok(Batch {
+            ends: file.ends("offset", coord.len())?,
+            size: window_size(file)?,
+            step: file.number("quant_size")? as f32,
+            stride: file.whole("downsample_scale")?,
+            coord,
         })
+    }
+
+    /// Points per element that are keys of other windows too.
+    fn counts(&self) -> Vec<usize> {
+        stride_counts(&self.ends, self.stride)
+    }
+
+    fn sampled(&self) -> Result<Vec<u32>> {
+        farthest_points(&self.coord, &self.ends, &self.counts())
     }
 
     /// The windows of an unshifted or a shifted block, with sampled keys of our own.
     pub fn windows(&self, shifted: bool) -> Result<Windows> {
-        let ends = offsets(&self.file, "offset")?;
-        let stride = number(&self.file, "downsample_scale")? as usize;
-        let sampled = farthest_points(&self.coord, &ends, &stride_counts(&ends, stride))?;
         let options = WindowOptions {
             size: self.size,
-            step: number(&self.file, "quant_size")? as f32,
+            step: self.step,
             shifted,
         };
-        Windows::stratified(&self.coord, &ends, options, &sampled)
+        Windows::stratified(&self.coord, &self.ends, options, &self.sampled()?)
     }
+}
+
+/// Which lists a file holds of pairs, beside rows and ends.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Lists {
+    /// `is_dense`: whether both are in the same small window.
+    pub kinds: bool,
+    /// `rel_idx`: bins of the relative position.
+    pub bins: bool,
 }
 
 /// Compares the pairs that windows stand for with the file's lists under `prefix`: rows, kinds and bins.
 pub(super) fn pairs(
-    file: &Tensors,
+    file: &ReferenceFile<'_>,
     prefix: &str,
     windows: &Windows,
+    lists: Lists,
     report: &mut Report,
 ) -> Result<()> {
     let name = |n: &str| format!("{prefix}{n}");
@@ -187,21 +224,20 @@ pub(super) fn pairs(
     let column = |pick: fn(&(i64, i64, i64, usize, usize)) -> i64| -> Vec<i64> {
         pairs.iter().map(pick).collect()
     };
-    report.equal(
-        name("index_0"),
-        &column(|p| p.0),
-        &file.get_i64(&name("index_0"))?,
-    );
-    report.equal(
-        name("index_1"),
-        &column(|p| p.1),
-        &file.get_i64(&name("index_1"))?,
-    );
-    if file.get(&name("is_dense")).is_some() {
-        let want = file.get_i64(&name("is_dense"))?;
+    let first = column(|p| p.0);
+    report.equal(name("index_0"), &first, &file.list(&name("index_0"))?);
+    let second = column(|p| p.1);
+    report.equal(name("index_1"), &second, &file.list(&name("index_1"))?);
+    let rows = 0..=windows.order.len() as i64;
+    let ends: Vec<i64> = rows
+        .map(|row| first.partition_point(|r| *r < row) as i64)
+        .collect();
+    report.equal(name("offsets"), &ends, &file.list(&name("offsets"))?);
+    if lists.kinds {
+        let want = file.list(&name("is_dense"))?;
         report.equal(name("is_dense"), &column(|p| p.2), &want);
     }
-    if file.get(&name("rel_idx")).is_some() {
+    if lists.bins {
         let rows = 2 * windows.quantization.bins().div_ceil(2);
         let bin = |axis: usize, query: usize, key: usize| {
             let place = &windows.place[axis];
@@ -211,21 +247,29 @@ pub(super) fn pairs(
             .iter()
             .flat_map(|p| (0..3).map(move |axis| bin(axis, p.3, p.4)))
             .collect();
-        report.equal(name("rel_idx"), &bins, &file.get_i64(&name("rel_idx"))?);
+        let [held, _] = file.dims(&name("rel_idx"))?;
+        let want = file.integers(&name("rel_idx"), &[held, 3])?;
+        report.equal(name("rel_idx"), &bins, &want);
     }
     Ok(())
 }
 
 /// Keys of unshifted and shifted blocks.
 pub(in super::super) fn keys(case: &Case<'_>, report: &mut Report) -> Result<()> {
-    let sibling = Sibling::new(case.file.clone())?;
-    let ends = offsets(case.file, "offset")?;
-    let stride = number(case.file, "downsample_scale")? as usize;
-    let sampled = farthest_points(&sibling.coord, &ends, &stride_counts(&ends, stride))?;
-    let want = case.file.get_i64("downsample_idx")?;
-    report.equal("downsample_idx", &signed(&sampled), &want);
+    let file = case.file;
+    let batch = Batch::read(file)?;
+    elements(file, "", &batch.ends, report)?;
+    let want = file.list("downsample_idx")?;
+    report.equal("downsample_idx", &signed(&batch.sampled()?), &want);
+    let ends = file.ends("downsample_offset", want.len())?;
+    let counts: Vec<usize> = ends.windows(2).map(|w| w[1] - w[0]).collect();
+    report.equal("downsample_offset", &batch.counts(), &counts);
+    let lists = Lists {
+        kinds: true,
+        bins: true,
+    };
     for (prefix, shifted) in [("block0.", false), ("block1.", true)] {
-        pairs(case.file, prefix, &sibling.windows(shifted)?, report)?;
+        pairs(file, prefix, &batch.windows(shifted)?, lists, report)?;
     }
     Ok(())
 }
