@@ -69,14 +69,11 @@ __device__ __forceinline__ void backward_queries(const float* qkv, const float* 
         const u32 first = lists.tiles[2 * tile + 1], count = min(group[0] - first, (u32)WINDOW_TILE);
         const u32 dense = group[1], dense_end = group[2], near = dense_end - dense;
         const u32 entry = lists.sampled_offsets[group[3]], all = near + lists.sampled_offsets[group[3] + 1] - entry;
-        Softmax softmax[2];
         float d_q[2][D];
 #pragma unroll
-        for (u32 s = 0; s < 2; ++s) {
-            softmax[s] = softmax_of(saved, flow, h, lists.points, first + min(warp + s * WINDOW_WARPS, count - 1));
+        for (u32 s = 0; s < 2; ++s)
 #pragma unroll
             for (int c = 0; c < D; ++c) d_q[s][c] = 0.0f;
-        }
         for (u32 base = 0; base < all; base += WINDOW_BATCH) {
             const u32 at = base + lane;
             u32 position = at < near ? dense + at : at < all ? lists.sampled[entry + at - near] : MISSING;
@@ -126,11 +123,16 @@ __device__ __forceinline__ void backward_queries(const float* qkv, const float* 
             for (u32 s = 0; s < 2; ++s) {
                 const u32 query = warp + s * WINDOW_WARPS, pair = query * WINDOW_BATCH + lane;
                 if (query >= count) break;
-                const float p = is_key ? expf(score[s] - softmax[s].largest) * softmax[s].inverse : 0.0f;
-                const float ds = p * (product[s] - softmax[s].flow);
+                // read again for every batch of keys: the sums need the registers
+                const Softmax softmax = softmax_of(saved, flow, h, lists.points, first + query);
+                const float p = is_key ? expf(score[s] - softmax.largest) * softmax.inverse : 0.0f;
+                const float ds = p * (product[s] - softmax.flow);
 #pragma unroll
-                for (u32 c = 0; c < D; c += 4)
+                for (u32 c = 0; c < D; c += 4) {
                     add_scaled(d_q[s] + c, ds, plus(*(const float4*)(keys + lane * ROW + c), entry_sum(t, e[s], c)));
+                    // loads do not move up past this, where there is no register left for them
+                    if (c % 8 == 4) __syncwarp();
+                }
                 weights[pair] = p;
                 slopes[pair] = ds;
                 // from words of the packed tables to words of their gradients
