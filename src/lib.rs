@@ -19,6 +19,7 @@
 //! | [`weights`] | checkpoints: safetensors and PyTorch files |
 //! | [`optim`], [`train`] | optimizers, schedules, training loop |
 //! | [`infer`] | segmenting whole scans |
+//! | [`profile`] | what CUDA kernels cost: registers, traffic, bounds |
 //! | [`verify`] | checks of a build against reference files |
 //! | [`measure`] | timing networks on this machine |
 
@@ -36,6 +37,7 @@ pub mod models;
 pub mod nn;
 pub mod ops;
 pub mod optim;
+pub mod profile;
 pub mod train;
 pub mod verify;
 pub mod weights;

@@ -14,6 +14,8 @@ mod faults;
 mod forward;
 #[path = "cli/info.rs"]
 mod info;
+#[path = "cli/kernels.rs"]
+mod kernels;
 #[path = "cli/many.rs"]
 mod many;
 #[path = "cli/segment.rs"]

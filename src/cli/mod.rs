@@ -10,6 +10,7 @@ mod convert;
 mod eval;
 mod forward;
 mod info;
+mod kernels;
 mod print;
 mod progress;
 mod segment;
@@ -87,6 +88,7 @@ enum Command {
     Verify(verify::Args),
     Forward(forward::Args),
     Bench(bench::Args),
+    Kernels(kernels::Args),
 }
 
 /// Runs the program with the arguments of the process.
@@ -111,6 +113,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Convert(args) => convert::run(args, &global),
         Command::Verify(args) => verify::run(args, &global),
         Command::Bench(args) => bench::run(args, &global),
+        Command::Kernels(args) => kernels::run(args),
     }
 }
 

@@ -149,10 +149,16 @@ impl Executor {
 
     /// Runs `graph` forward and, when it has seeds, backward. Parameter gradients are added to `gradients`, which has
     /// to be given when there are seeds.
-    pub fn run(
+    pub fn run(&mut self, graph: &Graph<'_>, gradients: Option<&mut Gradients>) -> Result<Run<'_>> {
+        self.run_watched(graph, gradients, &mut |_, _| Ok(()))
+    }
+
+    /// As [`Executor::run`]; `watch` is called after every node, with its number in [`Graph::nodes`].
+    pub fn run_watched(
         &mut self,
         graph: &Graph<'_>,
         mut gradients: Option<&mut Gradients>,
+        watch: &mut dyn FnMut(usize, Phase) -> Result<()>,
     ) -> Result<Run<'_>> {
         self.check_devices(graph, &gradients)?;
         let timeline = Timeline::new(graph, self.device);
@@ -174,12 +180,14 @@ impl Executor {
         };
         for i in 0..graph.nodes.len() {
             self.timed(graph, i, Phase::Forward, || bound.forward(i))?;
+            watch(i, Phase::Forward)?;
         }
         if !graph.seeds.is_empty() {
             bound.zero_first_touched(graph.nodes.len())?;
             bound.plant_seeds()?;
             for i in (0..graph.nodes.len()).rev() {
                 self.timed(graph, i, Phase::Backward, || bound.backward(i))?;
+                watch(i, Phase::Backward)?;
             }
         }
         bound.into_run()

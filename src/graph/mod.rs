@@ -229,6 +229,14 @@ impl<'p> Graph<'p> {
         Ok(outputs)
     }
 
+    /// The recorded ops in order: their names and the shapes of their inputs, then of their outputs.
+    pub fn nodes(&self) -> impl Iterator<Item = (&'static str, Vec<Shape>)> {
+        self.nodes.iter().map(|node| {
+            let values = node.inputs.iter().chain(&node.outputs);
+            (node.op.name(), values.map(|v| self.shape(*v)).collect())
+        })
+    }
+
     /// Starts backward at `var` with the gradient `upstream` (same length). Several seeds add up.
     pub fn seed(&mut self, var: Var, upstream: Array<f32>) -> Result<()> {
         if upstream.len() != self.shape(var).len() {

@@ -1,6 +1,6 @@
 //! What stands in for a GPU in a build without the feature `cuda`: nothing that could be reached.
 
-use super::{Arg, Gpu, Grid, Inventory, Kernels, Pointer};
+use super::{Arg, Gpu, Grid, Inventory, Kernels, Pointer, Resources};
 use crate::{Error, Result};
 
 /// A GPU that cannot exist in this build.
@@ -31,6 +31,30 @@ pub fn describe() -> Inventory {
     }
 }
 
+/// Nothing is counted.
+///
+/// # Errors
+/// Always.
+pub fn take_counts() -> Result<String> {
+    Err(absent(Gpu::Emulator))
+}
+
+/// Nothing is compiled.
+///
+/// # Errors
+/// Always.
+pub fn resources(_: &Kernels, _: u32) -> Result<Vec<Resources>> {
+    Err(absent(Gpu::Card(0)))
+}
+
+/// There is none.
+///
+/// # Errors
+/// Always.
+pub fn compiler() -> Result<String> {
+    Err(absent(Gpu::Card(0)))
+}
+
 fn absent(gpu: Gpu) -> Error {
     gpu.error("this build runs on the CPU only; build it with the feature `cuda`, or use --device cpu or auto")
 }
@@ -52,6 +76,11 @@ impl Cuda {
 
     /// Cannot be called.
     pub fn shared_memory(&self) -> Result<usize> {
+        match *self {}
+    }
+
+    /// Cannot be called.
+    pub fn loaded(&self) -> Vec<&'static Kernels> {
         match *self {}
     }
 

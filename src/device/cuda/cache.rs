@@ -12,7 +12,7 @@ pub struct Entry(Option<PathBuf>);
 
 impl Entry {
     /// The entry of the code that `parts` decide; `name` makes the file recognisable.
-    pub fn new(name: &str, parts: &[&str]) -> Entry {
+    pub fn new(name: &str, parts: &[String]) -> Entry {
         let file = format!("{name}-{:032x}", hash(parts));
         Entry(folder().map(|folder| folder.join(file)))
     }
@@ -47,13 +47,13 @@ fn folder() -> Option<PathBuf> {
 }
 
 /// FNV-1a with 128 bits over the parts and their lengths.
-fn hash(parts: &[&str]) -> u128 {
+fn hash(parts: &[impl AsRef<str>]) -> u128 {
     let mut state: u128 = 0x6c62_272e_07bb_0142_62b8_2175_6295_c58d;
     let mut take = |byte: u8| {
         state ^= u128::from(byte);
         state = state.wrapping_mul(0x0000_0000_0100_0000_0000_0000_0000_013b);
     };
-    for part in parts {
+    for part in parts.iter().map(AsRef::as_ref) {
         part.len().to_le_bytes().into_iter().for_each(&mut take);
         part.bytes().for_each(&mut take);
     }

@@ -53,12 +53,7 @@ pub fn capabilities() -> Vec<u32> {
 /// # Errors
 /// What NVRTC says.
 pub fn image(kernels: &Kernels, target: Target) -> Result<Vec<u8>, String> {
-    let (major, minor) = version();
-    let compiler = format!("nvrtc {major}.{minor} {}", OPTIONS.join(" "));
-    let option = target.option();
-    let mut parts = vec![kernels.source, &compiler, &option];
-    parts.extend(HEADERS.iter().map(|(_, text)| *text));
-    let entry = cache::Entry::new(kernels.name, &parts);
+    let entry = cache::Entry::new(kernels.name, &key(kernels, &target.option()));
     if let Some(image) = entry.read() {
         return Ok(image);
     }
@@ -80,6 +75,34 @@ fn compile(kernels: &Kernels, target: Target) -> Result<Vec<u8>, String> {
         ),
         Target::Ptx(_) => program.output(nvrtc::nvrtcGetPTXSize, nvrtc::nvrtcGetPTX, "PTX"),
     }
+}
+
+/// What the assembler says about the machine code of `kernels`: registers, spills and shared memory of each.
+///
+/// # Errors
+/// What NVRTC says.
+pub fn assembler_log(kernels: &Kernels, capability: u32) -> Result<String, String> {
+    let target = Target::Machine(capability).option();
+    let entry = cache::Entry::new(&format!("{}.ptxas", kernels.name), &key(kernels, &target));
+    if let Some(log) = entry.read().and_then(|log| String::from_utf8(log).ok()) {
+        return Ok(log);
+    }
+    let program = Program::new(kernels)?;
+    let mut options: Vec<CString> = OPTIONS.iter().map(|o| text(o)).collect();
+    options.extend([text("--ptxas-options=-v"), text(&target)]);
+    program.compile(&options)?;
+    let log = program.log();
+    entry.write(log.as_bytes());
+    Ok(log)
+}
+
+/// Everything that decides the code.
+fn key(kernels: &Kernels, target: &str) -> Vec<String> {
+    let (major, minor) = version();
+    let compiler = format!("nvrtc {major}.{minor} {}", OPTIONS.join(" "));
+    let mut parts = vec![kernels.source.to_string(), compiler, target.to_string()];
+    parts.extend(HEADERS.iter().map(|(_, text)| text.to_string()));
+    parts
 }
 
 fn text(words: &str) -> CString {
@@ -117,16 +140,19 @@ impl Program {
         // SAFETY: the program is alive and the option strings outlive the call.
         let result =
             unsafe { nvrtc::nvrtcCompileProgram(self.0, pointers.len() as i32, pointers.as_ptr()) };
-        check(result, "compiling").map_err(|fault| {
-            let log = self.output(
-                nvrtc::nvrtcGetProgramLogSize,
-                nvrtc::nvrtcGetProgramLog,
-                "log",
-            );
-            let log = log.unwrap_or_default();
-            let log = CStr::from_bytes_until_nul(&log).unwrap_or_default();
-            format!("{fault}\n{}", log.to_string_lossy().trim_end())
-        })
+        check(result, "compiling").map_err(|fault| format!("{fault}\n{}", self.log()))
+    }
+
+    /// What the compiler had to say; empty where it cannot be read.
+    fn log(&self) -> String {
+        let log = self.output(
+            nvrtc::nvrtcGetProgramLogSize,
+            nvrtc::nvrtcGetProgramLog,
+            "log",
+        );
+        let log = log.unwrap_or_default();
+        let log = CStr::from_bytes_until_nul(&log).unwrap_or_default();
+        log.to_string_lossy().trim_end().to_string()
     }
 
     fn output(&self, size_of: SizeOf, read: ReadInto, what: &str) -> Result<Vec<u8>, String> {

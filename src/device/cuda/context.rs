@@ -2,7 +2,8 @@
 
 use super::compile::{self, Target};
 use super::{
-    Arg, Card, Gpu, Grid, Inventory, Kernels, Nvrtc, OLDEST_CAPABILITY, Pointer, library, signature,
+    Arg, Card, Gpu, Grid, Inventory, Kernels, Nvrtc, OLDEST_CAPABILITY, Pointer, Resources,
+    library, signature,
 };
 use crate::Result;
 use cudarc::driver::result::{self, DriverError, stream::StreamKind};
@@ -23,7 +24,7 @@ pub struct Cuda {
     target: Target,
     capability: u32,
     functions: Mutex<HashMap<(*const Kernels, String), sys::CUfunction>>,
-    modules: Mutex<HashMap<*const Kernels, sys::CUmodule>>,
+    modules: Mutex<HashMap<*const Kernels, (&'static Kernels, sys::CUmodule)>>,
 }
 
 // SAFETY: the handles are the driver's, which may be used from any thread once the context is current there; every
@@ -97,6 +98,35 @@ fn card(context: &CudaContext) -> Result<Card, DriverError> {
         memory: context.total_mem()? as u64,
         driver: format!("{}.{}", version / 1000, version % 1000 / 10),
     })
+}
+
+/// What the emulator counted since the last call, as JSON; `kernels/emulator/src/profile.rs` names the fields.
+///
+/// # Errors
+/// There is no emulator, or the process runs on a real GPU.
+pub fn take_counts() -> Result<String> {
+    library::take_counts().map_err(|fault| Gpu::Emulator.error(fault))
+}
+
+/// What each kernel of a file takes on a GPU of `capability` (major · 10 + minor), as the assembler says.
+///
+/// # Errors
+/// There is no NVRTC, or it does not compile the file for that GPU.
+pub fn resources(kernels: &Kernels, capability: u32) -> Result<Vec<Resources>> {
+    library::nvrtc()
+        .and_then(|_| compile::assembler_log(kernels, capability))
+        .map(|log| Resources::parse(&log))
+        .map_err(|fault| Gpu::Card(0).error(format!("{}.cu: {fault}", kernels.name)))
+}
+
+/// The compiler that the kernels' code comes from, as "NVRTC 13.0".
+///
+/// # Errors
+/// There is none, and how to get it.
+pub fn compiler() -> Result<String> {
+    library::nvrtc().map_err(|fault| Gpu::Card(0).error(fault))?;
+    let (major, minor) = compile::version();
+    Ok(format!("NVRTC {major}.{minor}"))
 }
 
 /// The context of a GPU that is new enough. The driver must be loaded.
@@ -282,7 +312,7 @@ impl Cuda {
     fn module(&self, kernels: &'static Kernels) -> Result<sys::CUmodule> {
         let key = std::ptr::from_ref(kernels);
         let mut modules = self.modules.lock().unwrap_or_else(|e| e.into_inner());
-        if let Some(module) = modules.get(&key) {
+        if let Some((_, module)) = modules.get(&key) {
             return Ok(*module);
         }
         let name = kernels.name;
@@ -291,8 +321,16 @@ impl Cuda {
         // SAFETY: the image is machine code with its own length or PTX that ends in a zero byte.
         let module = unsafe { result::module::load_data(image.as_ptr().cast()) }
             .map_err(|e| self.failed(&format!("loading {name}.cu"), e))?;
-        modules.insert(key, module);
+        modules.insert(key, (kernels, module));
         Ok(module)
+    }
+
+    /// The kernel files of which something ran, by name.
+    pub fn loaded(&self) -> Vec<&'static Kernels> {
+        let modules = self.modules.lock().unwrap_or_else(|e| e.into_inner());
+        let mut loaded: Vec<_> = modules.values().map(|(kernels, _)| *kernels).collect();
+        loaded.sort_by_key(|kernels| kernels.name);
+        loaded
     }
 
     /// Memory of `bytes` bytes, holding anything.

@@ -168,6 +168,29 @@ pub fn emulator() -> Result<(), String> {
     claim(Driver::Emulator, load_emulator)
 }
 
+type Write = unsafe extern "C" fn(*mut u8, usize) -> usize;
+type Reset = unsafe extern "C" fn();
+
+/// What the emulator counted since the last call, as the JSON that its `profile` module describes.
+pub fn take_counts() -> Result<String, String> {
+    emulator()?;
+    let missing = |e: libloading::Error| format!("an emulator of another version: {e}");
+    // SAFETY: the library is the emulator, which is loaded, and these are the types of its functions; the text is
+    // written into a buffer of the size that was just asked for.
+    unsafe {
+        let library = cudarc::driver::sys::culib();
+        let write = library.get::<Write>(b"cairnEmulatorProfileJson\0");
+        let reset = library.get::<Reset>(b"cairnEmulatorProfileReset\0");
+        let (write, reset) = (write.map_err(missing)?, reset.map_err(missing)?);
+        let length = write(std::ptr::null_mut(), 0);
+        let mut text = vec![0u8; length + 1];
+        write(text.as_mut_ptr(), text.len());
+        reset();
+        text.truncate(length);
+        String::from_utf8(text).map_err(|e| e.to_string())
+    }
+}
+
 fn load_emulator() -> Result<(), String> {
     let file = emulator_file()?;
     keep_loaded(&file)?;

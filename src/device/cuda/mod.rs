@@ -14,6 +14,7 @@
 //! | [`scan`], [`sort`](mod@sort) | running totals and orders, what index lists are built with |
 //! | [`probe`] | whether a usable GPU is there, and why not |
 //! | [`describe`] | all that is there to run kernels with, and what is missing |
+//! | [`resources()`], [`take_counts`] | what kernels take on a GPU, and what they did on the emulator |
 //!
 //! Everything is ordered by one stream per GPU: a launch sees what earlier launches and copies wrote, and memory may be
 //! freed while work that uses it is still queued.
@@ -21,6 +22,7 @@
 mod buffer;
 mod grid;
 mod inventory;
+mod resources;
 pub mod scan;
 #[cfg_attr(
     not(feature = "cuda"),
@@ -38,16 +40,17 @@ mod context;
 #[cfg(feature = "cuda")]
 mod library;
 #[cfg(feature = "cuda")]
-pub use context::{Cuda, describe, probe, probed};
+pub use context::{Cuda, compiler, describe, probe, probed, resources, take_counts};
 
 #[cfg(not(feature = "cuda"))]
 mod absent;
 #[cfg(not(feature = "cuda"))]
-pub use absent::{Cuda, describe, probe, probed};
+pub use absent::{Cuda, compiler, describe, probe, probed, resources, take_counts};
 
 pub use buffer::Buffer;
 pub use grid::Grid;
 pub use inventory::{Card, Inventory, Nvrtc};
+pub use resources::Resources;
 pub use signature::Arg;
 
 use crate::{Error, Result};
@@ -126,11 +129,16 @@ pub struct Kernels {
     pub source: &'static str,
 }
 
+/// The text of line `number` (from 1) of a kernel file or of what it includes.
+pub fn source_line(kernels: &Kernels, file: &str, number: u32) -> Option<&'static str> {
+    let header = HEADERS
+        .iter()
+        .find(|(name, _)| name.to_str().is_ok_and(|name| file.ends_with(name)));
+    let text = header.map_or(kernels.source, |(_, text)| text);
+    text.lines().nth((number as usize).checked_sub(1)?)
+}
+
 /// What kernel files may include: names and texts.
-#[cfg_attr(
-    not(feature = "cuda"),
-    expect(dead_code, reason = "nothing is compiled without a compiler")
-)]
 const HEADERS: [(&std::ffi::CStr, &str); 9] = [
     (c"common.cuh", include_str!("../../../kernels/common.cuh")),
     (c"columns.cuh", include_str!("../../../kernels/columns.cuh")),

@@ -1,0 +1,30 @@
+//! Index lists: everything that coordinates become before features are looked at.
+
+use super::{NEIGHBOURS, Stage, cloud};
+use crate::Result;
+use crate::device::{Device, Gpu};
+use crate::geometry::{Choice, Hierarchy};
+
+/// Neighbours that take more than one slot of a lane.
+const MANY: usize = 48;
+/// Edge of a cell that pools, metres: some six points of a floor.
+const CELL: f32 = 0.1;
+/// Radius of the kernel point layers, metres.
+const RADIUS: f32 = 0.1;
+
+/// Neighbours and their lists turned around, a pooled level, the stencil between both, balls.
+pub fn lists(gpu: Gpu, s: Stage) -> Result<()> {
+    // Two blocks of points more, so that the tree of 1024 points gets a second level.
+    let count = s.points + 64;
+    let mut levels = Hierarchy::on(Device::Cuda(gpu), cloud(count), vec![0, count])?;
+    let near = levels.neighbors(0, NEIGHBOURS)?;
+    near.transposed();
+    near.moments_on(gpu)?;
+    levels.neighbors(0, MANY)?;
+    let (coarse, _) = levels.pool(0, CELL)?;
+    levels.interpolation(0, coarse)?.transposed();
+    for most in [NEIGHBOURS, MANY] {
+        levels.ball(0, RADIUS, most, Choice::First)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,313 @@
+//! What the CUDA kernels cost, known exactly and without a GPU: `cairn kernels`.
+//!
+//! Every case of [`cases`] runs on the emulator, which counts; the assembler says what each kernel takes on a given
+//! GPU; [`gpus`] bounds its time on four cards. [`table`] holds the counts that a change must not make worse. [`network`]
+//! adds up the bounds of a whole network, [`attention`] the bytes of its attention, both beside the [`official`] code.
+//!
+//! | count | meaning |
+//! |---|---|
+//! | instructions | PTX instructions executed by warps; the assembler may merge some |
+//! | moved | sectors of 32 bytes of global memory that warps requested, in bytes; some of it caches serve |
+//! | least | distinct bytes read and distinct bytes written, launch by launch: each once |
+//! | conflicts | wavefronts of shared memory beyond the fewest |
+//! | divergent | branches that sent the lanes of a warp two ways |
+//! | tensor | multiplications and additions on tensor cores |
+
+pub mod attention;
+pub mod cases;
+pub mod gpus;
+pub mod network;
+pub mod official;
+pub mod table;
+
+use crate::device::Gpu;
+use crate::device::cuda::{self, Kernels, Resources};
+use crate::{Error, Result};
+use cases::{CASES, STAGES};
+use gpus::Work;
+use rayon::prelude::*;
+use serde::Deserialize;
+use std::collections::BTreeMap;
+
+/// What the emulator counted.
+#[derive(Debug, Clone, Default, Deserialize, PartialEq)]
+pub struct Cost {
+    /// Instructions.
+    pub instructions: Instructions,
+    /// Branches that sent lanes of one warp two ways.
+    pub divergent_branches: u64,
+    /// Sectors of 32 bytes of global memory that were requested.
+    pub global_sectors: u64,
+    /// Wavefronts of shared memory.
+    pub shared_wavefronts: u64,
+    /// Those of them that bank conflicts caused.
+    pub bank_conflicts: u64,
+    /// Multiplications and additions on tensor cores.
+    pub tensor_operations: u64,
+}
+
+/// Instructions executed.
+#[derive(Debug, Clone, Copy, Default, Deserialize, PartialEq)]
+pub struct Instructions {
+    /// By warps.
+    pub warps: u64,
+    /// By lanes that took part.
+    pub lanes: u64,
+}
+
+/// What a source line cost.
+#[derive(Debug, Clone, Deserialize)]
+struct LineCost {
+    file: String,
+    line: u32,
+    instructions: Instructions,
+}
+
+/// What a kernel cost, summed over its launches.
+#[derive(Debug, Clone, Deserialize)]
+struct KernelCost {
+    launches: u64,
+    blocks: u64,
+    threads: u64,
+    shared_bytes: u64,
+    global_bytes_read: u64,
+    global_bytes_written: u64,
+    #[serde(flatten)]
+    cost: Cost,
+    classes: BTreeMap<String, Instructions>,
+    lines: Vec<LineCost>,
+}
+
+impl KernelCost {
+    /// What the bounds are made of.
+    fn work(&self) -> Work {
+        Work {
+            bytes: self.global_bytes_read + self.global_bytes_written,
+            instructions: self.cost.instructions.warps,
+            wavefronts: self.cost.shared_wavefronts,
+            tensor: self.cost.tensor_operations,
+        }
+    }
+}
+
+/// What the emulator counted, by kernel.
+#[derive(Debug, Deserialize)]
+struct Counts {
+    kernels: BTreeMap<String, KernelCost>,
+}
+
+impl Counts {
+    /// Everything since the last call.
+    fn take() -> Result<Counts> {
+        let text = cuda::take_counts()?;
+        serde_json::from_str(&text)
+            .map_err(|e| Gpu::Emulator.error(format!("its profile is of another version: {e}")))
+    }
+}
+
+/// A source line and its share of the instructions.
+#[derive(Debug, Clone)]
+pub struct Line {
+    /// Where it is, as `relu.cu:9`.
+    pub place: String,
+    /// Its text.
+    pub text: &'static str,
+    /// Share of the kernel's instructions, 0 to 1.
+    pub share: f64,
+}
+
+/// A kernel in one case.
+#[derive(Debug, Clone)]
+pub struct Row {
+    /// Name of the case and its size, as `relu/1024x48`.
+    pub case: String,
+    /// Name of the kernel.
+    pub kernel: String,
+    /// Launches.
+    pub launches: u64,
+    /// Threads of a block.
+    pub block: u32,
+    /// Bytes of shared memory of a block, at most.
+    pub shared: u32,
+    /// Distinct bytes of global memory read, and written.
+    pub least: [u64; 2],
+    /// What the bounds are made of.
+    pub work: Work,
+    /// What was counted.
+    pub cost: Cost,
+    /// Instructions by class.
+    pub classes: BTreeMap<String, Instructions>,
+    /// Source lines, dearest first.
+    pub lines: Vec<Line>,
+    /// What the kernel takes on the GPU asked for; none for code that is not compiled for it.
+    pub resources: Option<Resources>,
+}
+
+impl Row {
+    /// Bytes that requests moved.
+    pub fn moved(&self) -> u64 {
+        32 * self.cost.global_sectors
+    }
+
+    /// Fewest bytes: each read once, each written once.
+    pub fn least(&self) -> u64 {
+        self.least[0] + self.least[1]
+    }
+}
+
+/// Runs the cases whose name contains `filter` on the emulator or, where there are none, all of them for the kernels whose
+/// name does; resources are those on a GPU of `capability` (major · 10 + minor), if one is named.
+///
+/// # Errors
+/// What is missing (NVRTC, the emulator), or what a kernel does wrong.
+pub fn measure(filter: &str, capability: Option<u32>) -> Result<Vec<Row>> {
+    let gpu = Gpu::Emulator;
+    let cuda = gpu.open()?;
+    Counts::take()?;
+    let mut rows = Vec::new();
+    let names_cases = CASES.iter().any(|(name, _)| name.contains(filter));
+    let wanted = CASES
+        .iter()
+        .filter(|(name, _)| !names_cases || name.contains(filter));
+    for (name, run) in wanted {
+        for stage in STAGES.map(|stage| cases::size(name, stage)) {
+            run(gpu, stage)?;
+            let counts = Counts::take()?;
+            let loaded = cuda.loaded();
+            for (kernel, cost) in counts.kernels {
+                let file = home(&loaded, &kernel)?;
+                // Every graph uses the executor's own kernels; its case says what they cost.
+                let foreign = file.name == "executor" && *name != "executor";
+                if !foreign && (names_cases || kernel.contains(filter)) {
+                    let case = format!("{name}/{}x{}", stage.points, stage.channels);
+                    rows.push(row(case, kernel, cost, file));
+                }
+            }
+        }
+    }
+    if let Some(capability) = capability {
+        add_resources(&mut rows, &cuda.loaded(), capability)?;
+    }
+    Ok(rows)
+}
+
+/// GPUs that no kernel may spill registers on, as major · 10 + minor.
+pub const ARCHITECTURES: [u32; 6] = [75, 80, 86, 89, 90, 120];
+
+/// What every kernel of every case takes on each of [`ARCHITECTURES`], by file.
+///
+/// # Errors
+/// As [`measure`].
+pub fn assemble() -> Result<Vec<[Vec<Resources>; ARCHITECTURES.len()]>> {
+    measure("", None)?;
+    let files = Gpu::Emulator.open()?.loaded();
+    let assemble = |file: &&'static Kernels| {
+        let mut all = ARCHITECTURES.map(|_| Vec::new());
+        for (slot, capability) in all.iter_mut().zip(ARCHITECTURES) {
+            *slot = cuda::resources(file, capability)?;
+        }
+        Ok(all)
+    };
+    files.par_iter().map(assemble).collect()
+}
+
+/// The file of a kernel.
+fn home(loaded: &[&'static Kernels], kernel: &str) -> Result<&'static Kernels> {
+    let name = format!(" {kernel}(");
+    let found = loaded.iter().find(|file| file.source.contains(&name));
+    found.copied().ok_or_else(|| {
+        Error::argument("kernel", format!("{kernel} is in none of the loaded files"))
+    })
+}
+
+fn row(case: String, kernel: String, cost: KernelCost, file: &'static Kernels) -> Row {
+    let all = cost.cost.instructions.warps.max(1) as f64;
+    let lines = cost.lines.iter().filter_map(|line| {
+        let name = line.file.rsplit('/').next()?;
+        Some(Line {
+            place: format!("{name}:{}", line.line),
+            text: cuda::source_line(file, name, line.line)?.trim(),
+            share: line.instructions.warps as f64 / all,
+        })
+    });
+    Row {
+        case,
+        kernel,
+        launches: cost.launches,
+        work: cost.work(),
+        block: (cost.threads / cost.blocks.max(1)) as u32,
+        shared: cost.shared_bytes as u32,
+        least: [cost.global_bytes_read, cost.global_bytes_written],
+        lines: lines.collect(),
+        cost: cost.cost,
+        classes: cost.classes,
+        resources: None,
+    }
+}
+
+fn add_resources(rows: &mut [Row], loaded: &[&'static Kernels], capability: u32) -> Result<()> {
+    let mut known: BTreeMap<&str, Vec<Resources>> = BTreeMap::new();
+    for row in rows {
+        let file = home(loaded, &row.kernel)?;
+        if !known.contains_key(file.name) {
+            known.insert(file.name, cuda::resources(file, capability)?);
+        }
+        let found = known[file.name].iter().find(|r| r.kernel == row.kernel);
+        row.resources = found.cloned();
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::Device;
+    use crate::graph::check::devices;
+
+    /// All kernel files, read from the folder, so that none can be forgotten.
+    fn files() -> Vec<Kernels> {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/kernels");
+        let paths = std::fs::read_dir(folder)
+            .unwrap()
+            .map(|entry| entry.unwrap().path());
+        let leak = |text: String| -> &'static str { text.leak() };
+        let files: Vec<Kernels> = paths
+            .filter(|path| path.extension().is_some_and(|e| e == "cu"))
+            .map(|path| Kernels {
+                name: leak(path.file_stem().unwrap().to_str().unwrap().into()),
+                source: leak(std::fs::read_to_string(path).unwrap()),
+            })
+            .collect();
+        assert!(files.len() > 15, "{} kernel files", files.len());
+        files
+    }
+
+    #[test]
+    fn no_kernel_spills_registers() {
+        if !devices().contains(&Device::Cuda(Gpu::Emulator)) {
+            return;
+        }
+        let files = files();
+        // The oldest, without TF32, and the newest that is in use widely; the others cost half a minute of a processor,
+        // and `cairn kernels --spills` looks at all of them.
+        let pairs: Vec<(&Kernels, u32)> = [75, 90]
+            .into_iter()
+            .flat_map(|arch| files.iter().map(move |file| (file, arch)))
+            .collect();
+        pairs.par_iter().for_each(|(file, arch)| {
+            let kernels = cuda::resources(file, *arch).unwrap();
+            let declared = file.source.matches("extern \"C\" __global__").count();
+            assert!(
+                kernels.len() <= declared && !kernels.is_empty(),
+                "{}",
+                file.name
+            );
+            for kernel in kernels {
+                let name = &kernel.kernel;
+                assert!(kernel.registers > 0, "{name} on sm_{arch}: no report");
+                assert_eq!(kernel.spills, [0; 2], "{name} spills on sm_{arch}");
+                assert_eq!(kernel.stack, 0, "{name} has arrays in memory on sm_{arch}");
+            }
+        });
+    }
+}
