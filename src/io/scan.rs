@@ -260,6 +260,12 @@ pub trait Reader {
     /// yet a compressed file can hold less; never allocate by it.
     fn count(&self) -> Option<u64>;
 
+    /// Bytes that the reader holds of its file, at most, however few points are asked for at a time. Most formats are read
+    /// as they come and hold next to nothing.
+    fn held(&self) -> u64 {
+        0
+    }
+
     /// The next points, at most `max` (at least 1), or `None` after the last.
     fn next_chunk(&mut self, max: usize) -> Result<Option<Chunk>>;
 

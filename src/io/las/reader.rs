@@ -175,6 +175,11 @@ impl Reader for LasReader {
         Some(self.source.header.count)
     }
 
+    fn held(&self) -> u64 {
+        // A writer works on a copy.
+        2 * self.source.tail.bytes.len() as u64
+    }
+
     fn next_chunk(&mut self, max: usize) -> Result<Option<Chunk>> {
         let left = self.source.header.count - self.done;
         let points = left.min(max as u64) as usize;

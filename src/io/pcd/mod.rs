@@ -58,8 +58,10 @@ struct PcdReader {
     header: Header,
     axes: [usize; 3],
     schema: PointCloud,
-    /// Rows of a compressed file.
-    expanded: Option<Vec<u8>>,
+    /// Sizes of a compressed file, packed and plain, until its rows are asked for.
+    packed: Option<[u32; 2]>,
+    /// The rows of a compressed file.
+    expanded: Vec<u8>,
     done: u64,
     line: u64,
 }
@@ -79,8 +81,8 @@ fn open(mut input: Input) -> Result<Box<dyn Reader>> {
             ),
         ));
     }
-    let expanded = match header.encoding {
-        Encoding::Compressed => Some(expand(&mut input, &header)?),
+    let packed = match header.encoding {
+        Encoding::Compressed => Some(packed_sizes(&mut input, &header)?),
         _ => None,
     };
     Ok(Box::new(PcdReader {
@@ -89,13 +91,14 @@ fn open(mut input: Input) -> Result<Box<dyn Reader>> {
         input,
         header,
         axes,
-        expanded,
+        packed,
+        expanded: Vec::new(),
         done: 0,
     }))
 }
 
-/// Expands the columns of a compressed file and turns them into rows.
-fn expand(input: &mut Input, header: &Header) -> Result<Vec<u8>> {
+/// Reads the sizes in front of the columns of a compressed file, packed and plain, and compares them with what is there.
+fn packed_sizes(input: &mut Input, header: &Header) -> Result<[u32; 2]> {
     let place = format!("byte {}", input.position());
     let sizes = input.bytes(8, "sizes of the compressed points")?;
     let (packed, plain) = (read_le!(sizes, 0, u32), read_le!(sizes, 4, u32));
@@ -108,11 +111,18 @@ fn expand(input: &mut Input, header: &Header) -> Result<Vec<u8>> {
             ),
         ));
     }
-    let packed = input.bytes(packed.into(), "compressed points")?;
-    if u64::from(plain) > packed.len() as u64 * lzf::DENSEST {
-        let fault = format!("{plain} bytes cannot be compressed to {}", packed.len());
+    let is_there = u64::from(packed) <= input.remaining();
+    if is_there && u64::from(plain) > u64::from(packed) * lzf::DENSEST {
+        let fault = format!("{plain} bytes cannot be compressed to {packed}");
         return Err(input.malformed(place, fault));
     }
+    Ok([packed, plain])
+}
+
+/// Expands the columns of a compressed file and turns them into rows.
+fn expand(input: &mut Input, header: &Header, [packed, plain]: [u32; 2]) -> Result<Vec<u8>> {
+    let place = format!("byte {}", input.position() - 8);
+    let packed = input.bytes(packed.into(), "compressed points")?;
     let columns =
         lzf::unpack(&packed, plain as usize).map_err(|fault| input.malformed(place, fault))?;
     let mut rows = vec![0; columns.len()];
@@ -242,19 +252,33 @@ impl Reader for PcdReader {
         Some(self.header.points)
     }
 
+    fn held(&self) -> u64 {
+        match self.header.encoding {
+            // Packed columns, columns, rows; a writer of the same form holds rows and columns as well.
+            Encoding::Compressed => {
+                let rows = self.header.points.saturating_mul(self.header.stride as u64);
+                rows.saturating_mul(3)
+            }
+            _ => 0,
+        }
+    }
+
     fn next_chunk(&mut self, max: usize) -> Result<Option<Chunk>> {
+        if let Some(sizes) = self.packed.take() {
+            self.expanded = expand(&mut self.input, &self.header, sizes)?;
+        }
         let points = (self.header.points - self.done).min(max as u64) as usize;
         if points == 0 {
             return Ok(None);
         }
         let stride = self.header.stride;
-        let chunk = match (&self.expanded, self.header.encoding) {
-            (Some(rows), _) => {
+        let chunk = match self.header.encoding {
+            Encoding::Compressed => {
                 let start = self.done as usize * stride;
-                self.decode_rows(rows[start..start + points * stride].to_vec())
+                self.decode_rows(self.expanded[start..start + points * stride].to_vec())
             }
-            (None, Encoding::Ascii) => self.next_ascii(points)?,
-            (None, _) => {
+            Encoding::Ascii => self.next_ascii(points)?,
+            Encoding::Binary => {
                 let rows = self.input.bytes((points * stride) as u64, "points")?;
                 self.decode_rows(rows)
             }

@@ -367,6 +367,22 @@ impl Reader for PlyReader {
         Some(self.header.points().count)
     }
 
+    fn held(&self) -> u64 {
+        let rows = match (self.header.encoding, self.header.points().stride()) {
+            (Encoding::Binary(_), Some(stride)) => (self.header.points().count)
+                .saturating_sub(self.done)
+                .saturating_mul(stride as u64),
+            // How long the rows are shows when they are read.
+            _ => 0,
+        };
+        let is_last = self.header.vertex + 1 == self.header.elements.len();
+        let behind = match is_last {
+            true => 0,
+            false => self.input.remaining().saturating_sub(rows),
+        };
+        self.before.len() as u64 + behind
+    }
+
     fn next_chunk(&mut self, max: usize) -> Result<Option<Chunk>> {
         let left = self.header.points().count - self.done;
         let points = left.min(max as u64) as usize;
