@@ -93,6 +93,15 @@ impl Atomic {
         Ok(())
     }
 
+    /// Puts everything so far on the disk, so that what may still fail is the change of the name.
+    pub fn settle(&mut self) -> Result<()> {
+        let done = self
+            .file
+            .flush()
+            .and_then(|()| self.file.get_ref().as_file().sync_all());
+        done.map_err(|e| self.io(e))
+    }
+
     /// Puts everything on the disk and the file in its place.
     pub fn finish(self) -> Result<()> {
         let Atomic { target, file } = self;

@@ -296,6 +296,28 @@ mod tests {
     }
 
     #[test]
+    fn a_frame_and_its_labels_change_together_or_not_at_all() {
+        let folder = tempfile::tempdir().unwrap();
+        let frame = folder.path().join("a.bin");
+        std::fs::write(&frame, floats(&[1.0, 2.0, 3.0, 0.5])).unwrap();
+        let scan = read(&frame).unwrap();
+        let plan = crate::io::Output {
+            schema: &scan.cloud,
+            source: &scan.source,
+            count: 2,
+            extent: None,
+            classes: Some(&[]),
+        };
+        let copy = folder.path().join("copy.bin");
+        let mut writer = crate::io::create(&copy, &plan).unwrap();
+        writer
+            .write(&scan.cloud, &scan.records, Some(&labels(&[1])))
+            .unwrap();
+        assert!(writer.finish().is_err(), "one point of two is missing");
+        assert!(!copy.exists() && !folder.path().join("copy.label").exists());
+    }
+
+    #[test]
     fn what_floats_or_labels_cannot_hold_is_refused() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a.bin");

@@ -167,10 +167,13 @@ impl Writer for BinWriter {
     }
 
     fn finish(self: Box<Self>) -> Result<Vec<Warning>> {
-        for output in [self.points, self.labels].into_iter().flatten() {
+        let mut outputs: Vec<Atomic> = [self.points, self.labels].into_iter().flatten().collect();
+        // Both are whole on the disk before one of them takes its name: a full disk leaves both as they were.
+        for output in &mut outputs {
             check_total(output.path(), self.promised, self.done)?;
-            output.finish()?;
+            output.settle()?;
         }
+        outputs.into_iter().try_for_each(Atomic::finish)?;
         Ok(self.warnings)
     }
 }
