@@ -18,6 +18,8 @@ mod info;
 mod kernels;
 #[path = "cli/many.rs"]
 mod many;
+#[path = "cli/memory.rs"]
+mod memory;
 #[path = "cli/segment.rs"]
 mod segment;
 #[path = "cli/stream.rs"]

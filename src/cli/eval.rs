@@ -107,7 +107,7 @@ fn report(
     let bar = Progress::new(global, "scoring");
     let start = Instant::now();
     let clouds = evaluator.clouds(data, &mut |number| {
-        bar.set(number, data.len());
+        bar.set(number as u64, data.len() as u64);
         signals::check("nothing was written")
     })?;
     let mut all = Counts::new(config.classes.len());

@@ -153,7 +153,7 @@ impl ScanInfo {
             info.add(&chunk.cloud);
             labels.add(&chunk.cloud);
             if let Some(promised) = promised {
-                progress.set(info.points as usize, promised as usize);
+                progress.set(info.points, promised);
             }
         }
         let (source, warnings) = reader.finish()?;

@@ -22,10 +22,21 @@ impl Progress {
         Progress(bar)
     }
 
+    /// A bar that counts points and says how many are done in a second.
+    pub fn of_points(global: &Global, what: &str) -> Progress {
+        let bar = Progress::new(global, what);
+        let style = ProgressStyle::with_template(
+            "{msg} {wide_bar} {human_pos} of {human_len} points, {per_sec}, {eta} left",
+        )
+        .expect("the template is a constant and correct");
+        bar.0.set_style(style);
+        bar
+    }
+
     /// `done` of `total` steps are over.
-    pub fn set(&self, done: usize, total: usize) {
-        self.0.set_length(total as u64);
-        self.0.set_position(done as u64);
+    pub fn set(&self, done: u64, total: u64) {
+        self.0.set_length(total.max(done));
+        self.0.set_position(done);
     }
 }
 

@@ -2,12 +2,15 @@
 
 mod bag;
 mod jobs;
+mod large;
 mod map;
 mod report;
 mod stream;
 
 use super::{Global, print, progress::Progress, signals};
-use crate::infer::{Options, Segmenter, Shipped, Views, segment::TILE_VOXELS, shipped::Facts};
+use crate::infer::{
+    Memory, Options, Segmenter, Shipped, Views, segment::TILE_VOXELS, shipped::Facts,
+};
 use crate::io::{self, Scan};
 use crate::{Error, Result};
 use anyhow::Context;
@@ -32,6 +35,9 @@ const KEPT: &str = "nothing was written, an older output is as it was";
 ///
 /// The network sees one point per voxel; its size is the model's. With --tta it sees every point, in several scaled and
 /// flipped (or turned) copies of the scan, and probabilities are summed: slower, usually somewhat better.
+///
+/// Scans of any size: one that does not fit into --memory is read into a temporary file, labelled part by part, and written
+/// in its order, as fast as in memory. The labels differ as those of two ways to cut tiles do.
 ///
 /// Of several scans, one that cannot be labelled does not stop the others: the reasons are listed at the end and the exit
 /// status is 1. Outputs that are newer than their inputs are left alone, so that a run that was stopped goes on where it
@@ -89,6 +95,10 @@ pub struct Args {
     /// Most voxels that the network sees at once; larger scans are cut into overlapping tiles
     #[arg(long, value_name = "N", default_value_t = TILE_VOXELS)]
     tile_voxels: usize,
+    /// Most memory to use, such as 512MiB or 2GiB; scans that need more go through temporary files in the folder of the output
+    /// [default: half of what the machine has free]
+    #[arg(long, value_name = "SIZE")]
+    memory: Option<Memory>,
     /// Attribute of the input that holds true classes to compare with [default: label or classification]
     #[arg(long, value_name = "NAME")]
     labels: Option<String>,
@@ -249,8 +259,17 @@ impl Chosen {
 
     /// The model for `scan`.
     fn for_scan(&mut self, scan: &Scan, global: &Global) -> Result<&mut Segmenter> {
+        self.for_facts(|| Facts::new(scan), global)
+    }
+
+    /// The model for a scan with these facts.
+    fn for_facts(
+        &mut self,
+        facts: impl FnOnce() -> Result<Facts>,
+        global: &Global,
+    ) -> Result<&mut Segmenter> {
         if self.by_scan {
-            let (model, why) = Shipped::choose(&Facts::new(scan)?)?;
+            let (model, why) = Shipped::choose(&facts()?)?;
             global.note(format_args!(
                 "model: {}, because the scan is {why}",
                 model.name
@@ -278,7 +297,12 @@ fn one(
     io::format_of_name(output)?;
     io::Atomic::create(output).context("preparing the output")?;
     let start = Instant::now();
-    let scan = io::read(input).context("reading the scan")?;
+    let reader = io::open(input).context("reading the scan")?;
+    let memory = args.memory.unwrap_or_else(Memory::of_machine);
+    if !large::is_held(args, chosen, input, &*reader, memory)? {
+        return large::run(args, global, chosen, map, [input, output], reader, memory);
+    }
+    let scan = io::collect(reader).context("reading the scan")?;
     scan.warnings.iter().for_each(print::warning);
     if scan.cloud.is_empty() {
         return Err(Error::unusable(input, "holds no points").into());
@@ -294,7 +318,7 @@ fn one(
     let progress = Progress::new(global, "segmenting");
     let prediction = segmenter
         .segment(&scan.cloud, &args.options(), &mut |done, total| {
-            progress.set(done, total);
+            progress.set(done as u64, total as u64);
             signals::check(KEPT)
         })
         .with_context(|| format!("segmenting {}", input.display()))?;

@@ -149,6 +149,17 @@ pub fn channels(features: &[Feature]) -> usize {
     features.iter().map(Feature::channels).sum()
 }
 
+/// What a part of a scan has to know about the whole.
+#[derive(Clone, Copy)]
+pub struct Whole<'a> {
+    /// Where the sample's coordinates start, metres.
+    pub origin: [f64; 3],
+    /// [`PointCloud::largest_color`] of the scan; only needed for colours.
+    pub largest_color: Option<f64>,
+    /// The number in the scan of a point of the part, for messages.
+    pub number: &'a dyn Fn(usize) -> u64,
+}
+
 /// A cloud on its way into a network: what its features need, as f32.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Sample {
@@ -184,7 +195,24 @@ impl Sample {
             ));
         }
         let (low, high) = cloud.extent().unwrap_or_default();
-        let origin = [(low[0] + high[0]) / 2.0, (low[1] + high[1]) / 2.0, low[2]];
+        let has_color = features.iter().any(|f| f.name == "color");
+        let whole = Whole {
+            origin: [(low[0] + high[0]) / 2.0, (low[1] + high[1]) / 2.0, low[2]],
+            largest_color: has_color.then(|| cloud.largest_color()).flatten(),
+            number: &|row| row as u64,
+        };
+        let mut sample = Sample::part(cloud, features, &whole)?;
+        sample.set_heights(features, height);
+        Ok(sample)
+    }
+
+    /// Reads what `features` need from some points of a scan. Heights are not known yet and left empty, for
+    /// [`Sample::set_heights`].
+    ///
+    /// # Errors
+    /// As [`Sample::new`]; coordinates are known to be finite.
+    pub fn part(cloud: &PointCloud, features: &[Feature], whole: &Whole<'_>) -> Result<Sample> {
+        let origin = whole.origin;
         let mut sample = Sample {
             coord: cloud
                 .coord
@@ -198,14 +226,49 @@ impl Sample {
             feature.check()?;
             match feature.name.as_str() {
                 "coord" => {}
-                "color" => sample.color = Some(colors(cloud)?),
-                "normal" => sample.normal = Some(normals(cloud)?),
-                "height" => sample.scalars.push(height(&sample.coord, feature.window)),
+                "color" => sample.color = Some(colors(cloud, whole)?),
+                "normal" => sample.normal = Some(normals(cloud, whole)?),
+                "height" => sample.scalars.push(Vec::new()),
                 "return_ratio" => sample.scalars.push(return_ratio(cloud)?),
-                name => sample.scalars.push(scalar(cloud, name)?),
+                name => sample.scalars.push(scalar(cloud, name, whole)?),
             }
         }
         Ok(sample)
+    }
+
+    /// Sets the heights that `features` ask for: `of` gives them for all coordinates and the feature's window.
+    pub fn set_heights(
+        &mut self,
+        features: &[Feature],
+        of: impl Fn(&[[f32; 3]], Option<f64>) -> Vec<f32>,
+    ) {
+        let is_scalar = |f: &&Feature| !matches!(f.name.as_str(), "coord" | "color" | "normal");
+        for (i, feature) in features.iter().filter(is_scalar).enumerate() {
+            if feature.name == "height" {
+                self.scalars[i] = of(&self.coord, feature.window);
+            }
+        }
+    }
+
+    /// Appends the points of `other`, made with the same features and origin.
+    pub fn append(&mut self, mut other: Sample) {
+        if self.is_empty() {
+            *self = other;
+            return;
+        }
+        fn join<T>(a: &mut Option<Vec<T>>, b: Option<Vec<T>>) {
+            if let (Some(a), Some(mut b)) = (a.as_mut(), b) {
+                a.append(&mut b);
+            }
+        }
+        debug_assert_eq!(self.origin, other.origin);
+        self.coord.append(&mut other.coord);
+        join(&mut self.color, other.color);
+        join(&mut self.normal, other.normal);
+        for (a, b) in self.scalars.iter_mut().zip(&mut other.scalars) {
+            a.append(b);
+        }
+        self.label.append(&mut other.label);
     }
 
     /// Number of points.
@@ -291,7 +354,7 @@ fn missing(feature: &str, attribute: &str, cloud: &PointCloud) -> Error {
 }
 
 /// Attribute `name` as f32.
-fn scalar(cloud: &PointCloud, name: &str) -> Result<Vec<f32>> {
+fn scalar(cloud: &PointCloud, name: &str, whole: &Whole<'_>) -> Result<Vec<f32>> {
     let values = match name {
         "intensity" => cloud.intensity(),
         _ => cloud.find(&[&name.to_ascii_lowercase()]).map(|a| {
@@ -300,32 +363,35 @@ fn scalar(cloud: &PointCloud, name: &str) -> Result<Vec<f32>> {
         }),
     };
     let values = values.ok_or_else(|| missing(name, name, cloud))?;
-    finite(name, values.iter().copied())?;
+    finite(name, values.iter().copied(), whole)?;
     Ok(values)
 }
 
-fn finite(feature: &str, mut values: impl Iterator<Item = f32>) -> Result<()> {
+fn finite(feature: &str, mut values: impl Iterator<Item = f32>, whole: &Whole<'_>) -> Result<()> {
     match values.position(|v| !v.is_finite()) {
         None => Ok(()),
         Some(row) => Err(Error::NotFinite {
             what: format!("feature {feature}"),
-            fault: format!("of point {row}; remove such points from the scan first"),
+            fault: format!(
+                "of point {}; remove such points from the scan first",
+                (whole.number)(row)
+            ),
         }),
     }
 }
 
-fn normals(cloud: &PointCloud) -> Result<Vec<[f32; 3]>> {
+fn normals(cloud: &PointCloud, whole: &Whole<'_>) -> Result<Vec<[f32; 3]>> {
     let normals = cloud
         .normals()
         .ok_or_else(|| missing("normal", "nx, ny, nz", cloud))?;
-    finite("normal", normals.iter().map(|n| n.iter().sum()))?;
+    finite("normal", normals.iter().map(|n| n.iter().sum()), whole)?;
     Ok(normals)
 }
 
 /// Colours 0–255.
-fn colors(cloud: &PointCloud) -> Result<Vec<[f32; 3]>> {
-    let colors = cloud
-        .colors()
+fn colors(cloud: &PointCloud, whole: &Whole<'_>) -> Result<Vec<[f32; 3]>> {
+    let colors = (whole.largest_color)
+        .and_then(|largest| cloud.colors_up_to(largest))
         .ok_or_else(|| missing("color", "red, green, blue with a colour in it", cloud))?;
     Ok(colors.into_iter().map(|c| c.map(|v| v * 255.0)).collect())
 }
@@ -344,34 +410,95 @@ fn return_ratio(cloud: &PointCloud) -> Result<Vec<f32>> {
         .collect())
 }
 
-/// Metres above the lowest point of the cloud, or of the square of half-edge `window` around each point (to the precision
-/// of its grid, a fifth of the window).
+/// Metres above the lowest point of the cloud, or of the square of half-edge `window` around each point.
 fn height(coord: &[[f32; 3]], window: Option<f64>) -> Vec<f32> {
-    const STEPS: i64 = 5;
-    let lowest = coord.iter().fold(f32::INFINITY, |a, p| a.min(p[2]));
     let Some(window) = window else {
+        let lowest = coord.iter().fold(f32::INFINITY, |a, p| a.min(p[2]));
         return coord.iter().map(|p| p[2] - lowest).collect();
     };
-    let edge = window / STEPS as f64;
-    let cell = |p: &[f32; 3]| {
-        (
-            (f64::from(p[0]) / edge).floor() as i64,
-            (f64::from(p[1]) / edge).floor() as i64,
-        )
-    };
-    // A sparse grid: memory follows the occupied cells, not the extent.
-    let mut floor = std::collections::BTreeMap::new();
-    for p in coord {
-        let low = floor.entry(cell(p)).or_insert(f32::INFINITY);
-        *low = p[2].min(*low);
+    let mut floors = Floors::new(window);
+    coord.iter().for_each(|p| floors.see(*p));
+    floors.settle();
+    floors.heights(coord)
+}
+
+/// The lowest point around any place: in the square of half-edge `window` around it, to the precision of a grid of a fifth
+/// of the window.
+#[derive(Debug, Clone)]
+pub struct Floors {
+    edge: f64,
+    /// A sparse grid: memory follows the occupied cells, not the extent.
+    cells: Floor,
+    /// The cell of the last point, which is most often that of the next one too.
+    last: Option<((i64, i64), f32)>,
+}
+
+impl Floors {
+    /// Steps of the grid in half the square's edge.
+    const STEPS: i64 = 5;
+
+    /// Nothing seen yet; `window` in metres.
+    pub fn new(window: f64) -> Floors {
+        Floors {
+            edge: window / Floors::STEPS as f64,
+            cells: Floor::new(),
+            last: None,
+        }
     }
-    // The minimum over a square is the minimum over y of the minimum over x.
-    let along_x = spread(&floor, STEPS, |(x, y), d| (x + d, y));
-    let along_y = spread(&along_x, STEPS, |(x, y), d| (x, y + d));
-    coord
-        .iter()
-        .map(|p| p[2] - along_y.get(&cell(p)).copied().unwrap_or(p[2]))
-        .collect()
+
+    /// How far away a point can be and still count, metres.
+    pub fn reach(window: f64) -> f64 {
+        window * (1.0 + 1.0 / Floors::STEPS as f64)
+    }
+
+    fn cell(&self, p: [f32; 3]) -> (i64, i64) {
+        (
+            (f64::from(p[0]) / self.edge).floor() as i64,
+            (f64::from(p[1]) / self.edge).floor() as i64,
+        )
+    }
+
+    /// Takes a point, metres.
+    pub fn see(&mut self, p: [f32; 3]) {
+        let cell = self.cell(p);
+        match &mut self.last {
+            Some((last, low)) if *last == cell => *low = p[2].min(*low),
+            _ => {
+                self.put_last();
+                self.last = Some((cell, p[2]));
+            }
+        }
+    }
+
+    fn put_last(&mut self) {
+        if let Some((cell, z)) = self.last.take() {
+            let low = self.cells.entry(cell).or_insert(f32::INFINITY);
+            *low = z.min(*low);
+        }
+    }
+
+    /// Spreads what was seen over the squares; to be called once, after the last point.
+    pub fn settle(&mut self) {
+        self.put_last();
+        // The minimum over a square is the minimum over y of the minimum over x.
+        let along_x = spread(&self.cells, Floors::STEPS, |(x, y), d| (x + d, y));
+        self.cells = spread(&along_x, Floors::STEPS, |(x, y), d| (x, y + d));
+    }
+
+    /// Metres of each point above the lowest one around it.
+    pub fn heights(&self, coord: &[[f32; 3]]) -> Vec<f32> {
+        let mut last = None;
+        let mut low = |p: &[f32; 3]| {
+            let cell = self.cell(*p);
+            let found = match last {
+                Some((same, low)) if same == cell => low,
+                _ => self.cells.get(&cell).copied(),
+            };
+            last = Some((cell, found));
+            found.unwrap_or(p[2])
+        };
+        coord.iter().map(|p| p[2] - low(p)).collect()
+    }
 }
 
 type Floor = std::collections::BTreeMap<(i64, i64), f32>;

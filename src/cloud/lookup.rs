@@ -10,6 +10,26 @@
 
 use super::{Column, PointCloud};
 
+/// Names of the three colour columns.
+const COLOR: [[&str; 3]; 3] = [
+    ["red", "green", "blue"],
+    ["r", "g", "b"],
+    ["diffuse_red", "diffuse_green", "diffuse_blue"],
+];
+/// Names of a column with all three colours.
+const PACKED_COLOR: [&str; 2] = ["rgb", "rgba"];
+/// Names of the three columns of a normal.
+const NORMAL: [[&str; 3]; 3] = [
+    ["nx", "ny", "nz"],
+    ["normal_x", "normal_y", "normal_z"],
+    ["normalx", "normaly", "normalz"],
+];
+const INTENSITY: [&str; 2] = ["intensity", "reflectance"];
+const RETURN_NUMBER: [&str; 2] = ["return_number", "returnnumber"];
+const NUMBER_OF_RETURNS: [&str; 2] = ["number_of_returns", "numberofreturns"];
+/// Names of a column of classes; earlier ones win.
+pub const CLASS: [&str; 5] = ["label", "classification", "class", "segment", "semantic"];
+
 /// Integer class codes of a cloud and the attribute that holds them.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ClassColumn {
@@ -19,15 +39,37 @@ pub struct ClassColumn {
     pub code: Vec<i64>,
 }
 
+/// True when `attribute`, in any case and without `scalar_`, is one of `names`.
+fn matches(attribute: &str, names: &[&str]) -> bool {
+    let found = attribute.to_ascii_lowercase();
+    names.contains(&found.strip_prefix("scalar_").unwrap_or(&found))
+}
+
 impl PointCloud {
     /// The first attribute whose name, in any case and without `scalar_`, is one of `names`; earlier names win.
     pub fn find(&self, names: &[&str]) -> Option<&super::Attribute> {
         names.iter().find_map(|name| {
-            self.attributes.iter().find(|a| {
-                let found = a.name.to_ascii_lowercase();
-                found.strip_prefix("scalar_").unwrap_or(&found) == *name
-            })
+            self.attributes
+                .iter()
+                .find(|a| matches(&a.name, std::slice::from_ref(name)))
         })
+    }
+
+    /// Positions of the attributes among which the feature called `feature` finds its values, ascending.
+    pub fn attributes_of(&self, feature: &str) -> Vec<usize> {
+        let own = [feature.to_ascii_lowercase()];
+        let own = [own[0].as_str()];
+        let names: Vec<&str> = match feature {
+            "coord" | "height" => Vec::new(),
+            "color" => [COLOR.as_flattened(), &PACKED_COLOR].concat(),
+            "normal" => NORMAL.as_flattened().to_vec(),
+            "return_ratio" => [RETURN_NUMBER, NUMBER_OF_RETURNS].concat(),
+            "intensity" => INTENSITY.to_vec(),
+            _ => own.to_vec(),
+        };
+        (0..self.attributes.len())
+            .filter(|&i| matches(&self.attributes[i].name, &names))
+            .collect()
     }
 
     fn triple(&self, names: &[[&str; 3]]) -> Option<[&Column; 3]> {
@@ -43,19 +85,32 @@ impl PointCloud {
     /// The range is decided per cloud: 8-bit columns span 255; wider integers span 255 when no value is larger (a
     /// common fault of LAS writers), else 65535; floats span 1, 255 or 65535, the first that holds the largest value.
     pub fn colors(&self) -> Option<Vec<[f32; 3]>> {
-        let Some(columns) = self.triple(&[
-            ["red", "green", "blue"],
-            ["r", "g", "b"],
-            ["diffuse_red", "diffuse_green", "diffuse_blue"],
-        ]) else {
-            return self.packed_colors();
-        };
-        let largest = (columns.iter())
-            .flat_map(|c| (0..c.len()).map(|i| c.get(i)))
-            .fold(0.0, f64::max);
+        self.colors_up_to(self.largest_color()?)
+    }
+
+    /// The largest level in the colour columns, as stored: what decides their range. `None` without such columns.
+    pub fn largest_color(&self) -> Option<f64> {
+        if let Some(columns) = self.triple(&COLOR) {
+            let levels = (columns.iter()).flat_map(|c| (0..c.len()).map(|i| c.get(i)));
+            return Some(levels.fold(0.0, f64::max));
+        }
+        let bits = self.packed_colors()?;
+        Some(f64::from(bits.iter().copied().max().unwrap_or(0)))
+    }
+
+    /// As [`PointCloud::colors`], for a part of a scan whose [`PointCloud::largest_color`] is `largest`.
+    pub fn colors_up_to(&self, largest: f64) -> Option<Vec<[f32; 3]>> {
         if largest <= 0.0 {
             return None;
         }
+        let Some(columns) = self.triple(&COLOR) else {
+            let channel = |bits: u32, shift: u32| f32::from((bits >> shift) as u8) / 255.0;
+            let bits = self.packed_colors()?.into_iter();
+            return Some(
+                bits.map(|b| [16, 8, 0].map(|shift| channel(b, shift)))
+                    .collect(),
+            );
+        };
         let integer = columns.iter().all(|c| c.is_integer());
         let scale = match largest {
             x if !integer && x <= 1.0 => 1.0,
@@ -70,33 +125,20 @@ impl PointCloud {
         )
     }
 
-    /// Colours of the point cloud library: 0x00RRGGBB in one integer, or in the bits of one float.
-    fn packed_colors(&self) -> Option<Vec<[f32; 3]>> {
-        let column = &self.find(&["rgb", "rgba"])?.column;
-        let bits: Vec<u32> = match column {
+    /// Colours of the point cloud library, 0x00RRGGBB in one integer, or in the bits of one float.
+    fn packed_colors(&self) -> Option<Vec<u32>> {
+        let bits: Vec<u32> = match &self.find(&PACKED_COLOR)?.column {
             Column::F32(v) => v.iter().map(|x| x.to_bits()).collect(),
             Column::U32(v) => v.clone(),
             Column::I32(v) => v.iter().map(|&x| x as u32).collect(),
             _ => return None,
         };
-        if bits.iter().all(|b| b & 0x00ff_ffff == 0) {
-            return None;
-        }
-        let channel = |bits: u32, shift: u32| f32::from((bits >> shift) as u8) / 255.0;
-        Some(
-            (bits.iter())
-                .map(|&b| [channel(b, 16), channel(b, 8), channel(b, 0)])
-                .collect(),
-        )
+        Some(bits.into_iter().map(|b| b & 0x00ff_ffff).collect())
     }
 
     /// Surface normals as stored, or `None`.
     pub fn normals(&self) -> Option<Vec<[f32; 3]>> {
-        let columns = self.triple(&[
-            ["nx", "ny", "nz"],
-            ["normal_x", "normal_y", "normal_z"],
-            ["normalx", "normaly", "normalz"],
-        ])?;
+        let columns = self.triple(&NORMAL)?;
         Some(
             (0..self.len())
                 .map(|i| columns.map(|c| c.get(i) as f32))
@@ -112,23 +154,22 @@ impl PointCloud {
     /// Return intensity in the unit of the file, or `None`. LAS stores 0 to 65535, most other formats 0 to 255 or
     /// 0 to 1.
     pub fn intensity(&self) -> Option<Vec<f32>> {
-        self.scalar(&["intensity", "reflectance"])
+        self.scalar(&INTENSITY)
     }
 
     /// Number of the return within its pulse, from 1, or `None`.
     pub fn return_number(&self) -> Option<Vec<f32>> {
-        self.scalar(&["return_number", "returnnumber"])
+        self.scalar(&RETURN_NUMBER)
     }
 
     /// Number of returns of the pulse, or `None`.
     pub fn number_of_returns(&self) -> Option<Vec<f32>> {
-        self.scalar(&["number_of_returns", "numberofreturns"])
+        self.scalar(&NUMBER_OF_RETURNS)
     }
 
     /// Class codes under one of the usual names, or `None`. Float columns count when every value is an integer.
     pub fn labels(&self) -> Option<ClassColumn> {
-        let names = ["label", "classification", "class", "segment", "semantic"];
-        names.iter().find_map(|n| self.labels_of(n))
+        CLASS.iter().find_map(|n| self.labels_of(n))
     }
 
     /// Class codes of the attribute called `name`, or `None` when it is missing or holds other than integers.
@@ -195,6 +236,39 @@ mod tests {
         ] {
             assert_eq!(cloud(vec![("rgb", column)]).colors(), Some(want.clone()));
         }
+    }
+
+    #[test]
+    fn parts_of_a_scan_share_its_range_of_colours() {
+        let part = cloud(vec![
+            ("red", Column::U16(vec![200])),
+            ("green", Column::U16(vec![0])),
+            ("blue", Column::U16(vec![51])),
+        ]);
+        assert_eq!(part.colors(), Some(vec![[200.0 / 255.0, 0.0, 0.2]]));
+        let whole = part.colors_up_to(65535.0).unwrap();
+        assert_eq!(whole, [[200.0 / 65535.0, 0.0, 51.0 / 65535.0]]);
+        assert_eq!(part.colors_up_to(0.0), None);
+    }
+
+    #[test]
+    fn features_find_their_attributes_under_every_name() {
+        let column = || Column::U8(vec![1]);
+        let names = [
+            "nx",
+            "Red",
+            "g",
+            "scalar_Intensity",
+            "rgba",
+            "echo",
+            "return_number",
+        ];
+        let c = cloud(names.map(|n| (n, column())).to_vec());
+        assert_eq!(c.attributes_of("color"), [1, 2, 4]);
+        assert_eq!(c.attributes_of("intensity"), [3]);
+        assert_eq!(c.attributes_of("Echo"), [5]);
+        assert_eq!(c.attributes_of("return_ratio"), [6]);
+        assert!(c.attributes_of("height").is_empty());
     }
 
     #[test]

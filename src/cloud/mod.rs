@@ -10,6 +10,7 @@ pub mod crop;
 pub mod elastic;
 pub mod features;
 pub mod frame;
+pub mod keys;
 mod lookup;
 pub mod voxel;
 
@@ -17,7 +18,7 @@ pub mod voxel;
 pub(crate) mod tests;
 
 pub use column::{Column, Endian, Kind};
-pub use lookup::ClassColumn;
+pub use lookup::{CLASS, ClassColumn};
 
 use crate::{Error, Result};
 

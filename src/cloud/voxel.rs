@@ -16,6 +16,7 @@
 //! Like there, two cells whose 64-bit keys collide would share a voxel.
 //! Time: O(N log N), parallel. Memory: 16 bytes per point while sorting, 8 kept.
 
+use super::keys::{self, KeyNumbers};
 use crate::device::random::Random;
 use crate::{Error, Result};
 use rayon::prelude::*;
@@ -94,6 +95,34 @@ pub fn key(cell: [i64; 3]) -> u64 {
     cell.iter().fold(FNV_OFFSET, |hash, &axis| {
         hash.wrapping_mul(FNV_PRIME) ^ axis as u64
     })
+}
+
+/// True when points occupy at most `limit` cells of edge `size` metres. Cells beyond that are not counted, so the answer
+/// takes time for few points where the limit is small.
+///
+/// # Errors
+/// As [`cells`], for the points up to the answer.
+pub fn occupy_at_most(
+    coord: impl Iterator<Item = [f32; 3]>,
+    size: f64,
+    limit: usize,
+) -> Result<bool> {
+    let mut seen = KeyNumbers::default();
+    for (row, p) in coord.enumerate() {
+        let mut cell = [0i64; 3];
+        for axis in 0..3 {
+            let v = (f64::from(p[axis]) / size).floor();
+            if v.is_nan() || v.abs() > LARGEST_CELL {
+                return Err(outside(row, f64::from(p[axis]), size));
+            }
+            cell[axis] = v as i64;
+        }
+        seen.number(keys::of_cell(cell));
+        if seen.len() > limit {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 impl Voxels {
@@ -190,6 +219,7 @@ impl Voxels {
 mod tests {
     use super::*;
     use crate::cloud::tests::golden;
+    use crate::device::random::Sequence;
 
     #[test]
     fn matches_the_reference_file() {
@@ -257,6 +287,18 @@ mod tests {
             let error = Voxels::new(&[[0.0; 3], [0.0, bad, 0.0]], 0.1).unwrap_err();
             assert!(error.to_string().contains("point 1"), "{error}");
         }
+    }
+
+    #[test]
+    fn occupied_cells_are_counted_to_the_limit() {
+        let mut s = Sequence::new(Random::new(2, 5));
+        let coord: Vec<[f32; 3]> = (0..3000)
+            .map(|_| std::array::from_fn(|_| (s.uniform() - 0.5) as f32))
+            .collect();
+        let count = Voxels::new(&coord, 0.1).unwrap().len();
+        let within = |limit| occupy_at_most(coord.iter().copied(), 0.1, limit).unwrap();
+        assert!(within(count) && !within(count - 1) && !within(0));
+        assert!(occupy_at_most([[0.0, f32::NAN, 0.0]].into_iter(), 0.1, 5).is_err());
     }
 
     #[test]

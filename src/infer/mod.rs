@@ -6,8 +6,12 @@
 //! 4. a view is thinned to one point per voxel, or to several such fragments, and the network runs ([`predict`]);
 //! 5. probabilities are summed per point and the largest sum wins ([`vote`]).
 //!
+//! A scan that does not fit into memory goes through temporary files instead ([`large`], [`memory`]).
+//!
 //! [`Segmenter`] does this with a trained model; [`shipped`] holds those inside the program.
 
+pub mod large;
+pub mod memory;
 pub mod predict;
 pub mod segment;
 mod segmenter;
@@ -16,6 +20,7 @@ pub mod tiles;
 pub mod views;
 pub mod vote;
 
+pub use memory::Memory;
 pub use segment::{Classifier, Options, Prediction, segment};
 pub use segmenter::Segmenter;
 pub use shipped::Shipped;

@@ -97,32 +97,21 @@ pub fn segment(
         tiles: tiles.len(),
         passes: 0,
     };
-    let views = options.views.steps();
-    let total = tiles.len() * views.len();
+    let mut decider = Decider::new(input, options.views, classifier);
+    let views = decider.views.len();
     for (number, tile) in tiles.iter().enumerate() {
         if tile.core.is_empty() {
             continue;
         }
-        let mut pass = Pass {
-            input,
-            every_point: options.views != Views::Plain,
-            classifier: &mut *classifier,
-            passes: 0,
-        };
-        let piece = tile_sample(&sample, tile);
-        let mut votes = Votes::new(piece.len(), pass.classifier.classes());
-        for (view, steps) in views.iter().enumerate() {
-            let done = number * views.len() + view;
-            pass.view(&piece, steps, &mut votes, &mut || watch(done, total))?;
-        }
-        result.passes += pass.passes;
-        let (class, confidence) = votes.decide();
+        let mut watch = |view: usize| watch(number * views + view, tiles.len() * views);
+        let (class, confidence) = decider.decide(&sample, tile, &mut watch)?;
         for i in &tile.core {
             let row = rows[tile.rows[*i as usize] as usize] as usize;
             result.class[row] = class[*i as usize];
             result.confidence[row] = confidence[*i as usize];
         }
     }
+    result.passes = decider.passes;
     Ok(result)
 }
 
@@ -133,36 +122,75 @@ fn tile_sample(sample: &Sample, tile: &Tile) -> Sample {
     piece
 }
 
-/// Runs of the network over one tile.
-struct Pass<'a> {
+/// Decides about the points of tiles.
+pub(super) struct Decider<'a> {
     input: &'a InputSpec,
+    /// Steps of each view.
+    views: Vec<Vec<Step>>,
     every_point: bool,
     classifier: &'a mut dyn Classifier,
-    passes: usize,
+    /// Runs of the network so far.
+    pub passes: usize,
 }
 
-impl Pass<'_> {
+impl<'a> Decider<'a> {
+    pub fn new(
+        input: &'a InputSpec,
+        views: Views,
+        classifier: &'a mut dyn Classifier,
+    ) -> Decider<'a> {
+        Decider {
+            input,
+            views: views.steps(),
+            every_point: views != Views::Plain,
+            classifier,
+            passes: 0,
+        }
+    }
+
+    /// Class and confidence of every point of a tile. `watch` is called before every run of the network with the number of
+    /// views done.
+    pub fn decide(
+        &mut self,
+        sample: &Sample,
+        tile: &Tile,
+        watch: &mut dyn FnMut(usize) -> Result<()>,
+    ) -> Result<(Vec<i32>, Vec<f32>)> {
+        let piece = tile_sample(sample, tile);
+        let mut votes = Votes::new(piece.len(), self.classifier.classes());
+        for view in 0..self.views.len() {
+            self.view(&piece, view, &mut votes, &mut || watch(view))?;
+        }
+        Ok(votes.decide())
+    }
+
+    /// Class and confidence of every point of a tile whose points are one per voxel already, in one view.
+    pub fn decide_thinned(&mut self, sample: &Sample, tile: &Tile) -> Result<(Vec<i32>, Vec<f32>)> {
+        let probabilities = self.run(tile_sample(sample, tile))?;
+        Ok(Votes::of(probabilities, self.classifier.classes()).decide())
+    }
+
     /// Adds the votes of one view. Test procedure of the reference: augment, voxelise, and for every fragment centre and
     /// run.
     fn view(
         &mut self,
         piece: &Sample,
-        steps: &[Step],
+        view: usize,
         votes: &mut Votes,
         watch: &mut dyn FnMut() -> Result<()>,
     ) -> Result<()> {
-        let piece = augment::apply(steps, piece.clone())?;
+        let piece = augment::apply(&self.views[view], piece.clone())?;
         let voxels = Voxels::new(&piece.coord, self.input.voxel_size)?;
         if !self.every_point {
             watch()?;
-            let probabilities = self.run(&piece, &voxels.fragment(0))?;
+            let probabilities = self.run(piece.select(&voxels.fragment(0)))?;
             votes.spread(voxels.inverse(), &probabilities);
             return Ok(());
         }
         let classes = self.classifier.classes();
         for fragment in 0..voxels.fragment_count().min(FRAGMENTS) {
             watch()?;
-            let probabilities = self.run(&piece, &voxels.fragment(fragment))?;
+            let probabilities = self.run(piece.select(&voxels.fragment(fragment)))?;
             for (voxel, row) in probabilities.chunks_exact(classes).enumerate() {
                 let members = voxels.members(voxel);
                 let first = fragment % members.len();
@@ -175,9 +203,9 @@ impl Pass<'_> {
         Ok(())
     }
 
-    fn run(&mut self, piece: &Sample, rows: &[u32]) -> Result<Vec<f32>> {
+    /// Runs the network on points that are one per voxel.
+    fn run(&mut self, mut seen: Sample) -> Result<Vec<f32>> {
         let features: &[Feature] = &self.input.features;
-        let mut seen = piece.select(rows);
         self.input.frame.place(&mut seen.coord);
         self.passes += 1;
         let feat = features::matrix(&seen, features);

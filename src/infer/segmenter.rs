@@ -1,5 +1,7 @@
 //! A trained model, ready to segment scans.
 
+use super::large::{self, Large, Outcome};
+use super::memory::{Needs, Share};
 use super::segment::{self, Classifier, Options, Prediction, Watch};
 use super::{predict, shipped::Shipped};
 use crate::Result;
@@ -16,6 +18,11 @@ use std::path::Path;
 const MARGIN_CELLS: f64 = 6.0;
 /// Voxels that the margin spans for networks without grids.
 const MARGIN_VOXELS: f64 = 100.0;
+
+/// Points on one side of the square on which the memory of a network is measured.
+const PROBE_SIDE: usize = 64;
+/// Bytes per voxel outside the arena: neighbour lists, search structures, features and probabilities; measured.
+const OUTSIDE_ARENA: u64 = 500;
 
 /// A model with what it needs to know about scans.
 ///
@@ -34,6 +41,8 @@ pub struct Segmenter {
     model: Model,
     metadata: ModelMetadata,
     executor: Executor,
+    /// Bytes that the network takes per voxel, once they are measured.
+    per_voxel: Option<u64>,
 }
 
 impl Segmenter {
@@ -48,6 +57,7 @@ impl Segmenter {
             model,
             metadata,
             executor: Executor::new(device),
+            per_voxel: None,
         })
     }
 
@@ -99,6 +109,65 @@ impl Segmenter {
         let input = self.metadata.input.clone();
         let margin = self.margin();
         segment::segment(cloud, &input, margin, options, self, watch)
+    }
+
+    /// A class for every point of a scan that lies on disk. `folder` takes the temporary file of the results, `watch` is
+    /// called before every run of the network with the points done and in all.
+    ///
+    /// # Errors
+    /// As [`Large::segment`].
+    pub fn segment_large(
+        &mut self,
+        scan: &Large,
+        folder: &Path,
+        options: &Options,
+        share: Share,
+        watch: large::Watch<'_>,
+    ) -> Result<Outcome> {
+        let input = self.metadata.input.clone();
+        let how = large::How {
+            input: &input,
+            margin: self.margin(),
+            views: options.views,
+            share,
+        };
+        scan.segment(folder, &how, self, watch)
+    }
+
+    /// What a segmentation needs of memory; `held` bytes are those of the files. The network is run on a small surface to
+    /// see what it takes per voxel.
+    ///
+    /// # Errors
+    /// Those of the device.
+    pub fn needs(&mut self, held: u64) -> Result<Needs<'_>> {
+        let per_voxel = match self.per_voxel {
+            Some(bytes) => bytes,
+            None => self.measure()?,
+        };
+        self.per_voxel = Some(per_voxel);
+        Ok(Needs {
+            features: &self.metadata.input.features,
+            classes: self.metadata.classes.len(),
+            per_voxel,
+            held,
+        })
+    }
+
+    /// Bytes that the network takes per voxel.
+    fn measure(&mut self) -> Result<u64> {
+        let size = self.metadata.input.voxel_size;
+        let count = PROBE_SIDE * PROBE_SIDE;
+        let coord: Vec<[f32; 3]> = (0..count)
+            .map(|i| {
+                let (x, y) = ((i % PROBE_SIDE) as f64, (i / PROBE_SIDE) as f64);
+                // A step every sixteen points: surfaces of scans are not flat.
+                [x, y, 2.0 * (x / 16.0).floor()].map(|v| (v * size) as f32)
+            })
+            .collect();
+        let feat = vec![0.0; count * self.model.network.input_channels()];
+        self.logits(&coord, &[0, count], feat)?;
+        let arena = self.executor.arena_bytes() as u64 / count as u64;
+        Ok(arena + arena / 8 + OUTSIDE_ARENA)
     }
 
     /// What a writer adds to the scan: codes and names of the classes. Points without a class get the code

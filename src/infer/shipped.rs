@@ -4,8 +4,8 @@
 //! dense it is. A new model is a file in `data/models/` and an entry of [`SHIPPED`].
 
 use crate::cloud::PointCloud;
-use crate::io::Scan;
-use crate::weights::{Tensors, safetensors};
+use crate::io::{Scan, Source};
+use crate::weights::{InputSpec, ModelMetadata, Tensors, safetensors};
 use crate::{Error, Result};
 
 /// Coordinates beyond this, metres, are those of a map and not of a sensor.
@@ -67,16 +67,34 @@ impl Facts {
     /// # Errors
     /// No point with coordinates.
     pub fn new(scan: &Scan) -> Result<Facts> {
-        let facts = Facts::of_cloud(&scan.cloud)?;
+        let points = scan.cloud.len() as u64;
+        Facts::measured(scan.cloud.extent(), points, &scan.cloud, &scan.source)
+    }
+
+    /// The facts of a scan with this extent, number of points and attributes; the points of `schema` are not used.
+    ///
+    /// # Errors
+    /// As [`Facts::new`].
+    pub fn measured(
+        extent: Option<([f64; 3], [f64; 3])>,
+        points: u64,
+        schema: &PointCloud,
+        source: &Source,
+    ) -> Result<Facts> {
+        let facts = Facts::of_extent(extent, points, schema)?;
         Ok(Facts {
-            on_a_map: facts.on_a_map || scan.source.has_crs(),
-            is_las: scan.source.is_las(),
+            on_a_map: facts.on_a_map || source.has_crs(),
+            is_las: source.is_las(),
             ..facts
         })
     }
 
-    fn of_cloud(cloud: &PointCloud) -> Result<Facts> {
-        let (low, high) = cloud.extent().ok_or_else(|| {
+    fn of_extent(
+        extent: Option<([f64; 3], [f64; 3])>,
+        points: u64,
+        schema: &PointCloud,
+    ) -> Result<Facts> {
+        let (low, high) = extent.ok_or_else(|| {
             Error::argument(
                 "scan",
                 "has no point with coordinates, so no model can be chosen",
@@ -88,10 +106,10 @@ impl Facts {
             on_a_map: far,
             is_las: false,
             extent,
-            density: cloud.len() as f64 / (extent[0] * extent[1]).max(1e-6),
-            has_echoes: cloud.intensity().is_some()
-                && cloud.return_number().is_some()
-                && cloud.number_of_returns().is_some(),
+            density: points as f64 / (extent[0] * extent[1]).max(1e-6),
+            has_echoes: schema.intensity().is_some()
+                && schema.return_number().is_some()
+                && schema.number_of_returns().is_some(),
         })
     }
 
@@ -162,6 +180,18 @@ impl Shipped {
     /// Reads it.
     pub fn tensors(&self) -> Result<Tensors> {
         safetensors::from_bytes(self.bytes, format!("model {}", self.name))
+    }
+
+    /// What every model reads of a scan.
+    ///
+    /// # Errors
+    /// None, unless a file was damaged before the program was built.
+    pub fn inputs() -> Result<Vec<InputSpec>> {
+        let input = |model: &Shipped| {
+            let name = format!("model {}", model.name);
+            Ok(ModelMetadata::from_tensors(&model.tensors()?, name)?.input)
+        };
+        SHIPPED.iter().map(input).collect()
     }
 
     /// Chooses the model that fits a scan, and says why.
@@ -235,7 +265,7 @@ mod tests {
         Facts {
             is_las,
             has_echoes: true,
-            ..Facts::of_cloud(&cloud).unwrap()
+            ..Facts::of_extent(cloud.extent(), count as u64, &cloud).unwrap()
         }
     }
 

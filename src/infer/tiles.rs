@@ -9,9 +9,9 @@
 //! Every point is in exactly one core. Boxes are halved across their longest side until box and margin hold no more voxels
 //! than allowed, so tiles follow the density of the scan. The margin of a small box is half its longest side at most, so
 //! that halving always ends, however dense the scan is.
-//! Time: O(N log(tiles)), plus a count of voxels per box that might be small enough. Depends on the coordinates only.
+//! Time: O(N log(tiles)), plus a count of voxels per box up to the limit. Depends on the coordinates only.
 
-use crate::cloud::voxel::Voxels;
+use crate::cloud::voxel;
 use crate::{Error, Result};
 
 /// One piece of a scan.
@@ -34,6 +34,13 @@ pub struct Cut {
     pub margin: f64,
 }
 
+/// The points of a part of a scan, and which of them tiles decide on.
+#[derive(Clone, Copy)]
+struct Part<'a> {
+    coord: &'a [[f32; 3]],
+    core: Option<&'a [bool]>,
+}
+
 /// A box of the recursion: the rows inside, and the rows inside or at most a margin away.
 struct Region {
     low: [f32; 3],
@@ -44,8 +51,16 @@ struct Region {
 /// Cuts a scan; one that is small enough is a single tile without margin.
 ///
 /// # Errors
-/// As [`Voxels::new`], and more points than row numbers.
+/// As [`voxel::cells`], and more points than row numbers.
 pub fn cut(coord: &[[f32; 3]], how: Cut) -> Result<Vec<Tile>> {
+    cut_part(coord, None, how)
+}
+
+/// Cuts a part of a scan: only points that `core` marks are in the cores of tiles, the others are surroundings.
+///
+/// # Errors
+/// As [`cut`].
+pub fn cut_part(coord: &[[f32; 3]], core: Option<&[bool]>, how: Cut) -> Result<Vec<Tile>> {
     let count = u32::try_from(coord.len()).map_err(|_| {
         Error::argument(
             "scan",
@@ -53,11 +68,14 @@ pub fn cut(coord: &[[f32; 3]], how: Cut) -> Result<Vec<Tile>> {
         )
     })?;
     let all: Vec<u32> = (0..count).collect();
+    let inside = |row: &u32| core.is_none_or(|core| core[*row as usize]);
+    let decided = || all.iter().copied().filter(inside);
     if fits(coord, &all, how)? {
-        let core = all.clone();
+        let core = decided().collect();
         return Ok(vec![Tile { rows: all, core }]);
     }
-    let (low, high) = bounds(coord, &all);
+    let (low, high) = bounds(decided().map(|row| coord[row as usize]));
+    let scan = Part { coord, core };
     let mut tiles = Vec::new();
     let mut open = vec![Region {
         low,
@@ -66,18 +84,17 @@ pub fn cut(coord: &[[f32; 3]], how: Cut) -> Result<Vec<Tile>> {
     }];
     // Depth first, lower half first: tiles come out in the order of space.
     while let Some(region) = open.pop() {
-        let core = region.core(coord);
-        if core.is_empty() {
+        if !region.near.iter().any(|row| region.decides(scan, *row)) {
             continue;
         }
         let Some((lower, upper)) = region.halves() else {
-            tiles.push(region.tile(coord));
+            tiles.push(region.tile(scan));
             continue;
         };
         let margin = region.margin(how.margin);
         let near = region.within(coord, &region.near, margin);
         if fits(coord, &near, how)? {
-            tiles.push(Region { near, ..region }.tile(coord));
+            tiles.push(Region { near, ..region }.tile(scan));
             continue;
         }
         for (low, high) in [upper, lower] {
@@ -98,14 +115,13 @@ fn fits(coord: &[[f32; 3]], rows: &[u32], how: Cut) -> Result<bool> {
     if rows.len() <= how.voxels {
         return Ok(true);
     }
-    let points: Vec<[f32; 3]> = rows.iter().map(|r| coord[*r as usize]).collect();
-    Ok(Voxels::new(&points, how.voxel_size)?.len() <= how.voxels)
+    let points = rows.iter().map(|r| coord[*r as usize]);
+    voxel::occupy_at_most(points, how.voxel_size, how.voxels)
 }
 
-fn bounds(coord: &[[f32; 3]], rows: &[u32]) -> ([f32; 3], [f32; 3]) {
+fn bounds(points: impl Iterator<Item = [f32; 3]>) -> ([f32; 3], [f32; 3]) {
     let start = ([f32::INFINITY; 3], [f32::NEG_INFINITY; 3]);
-    rows.iter().fold(start, |(low, high), row| {
-        let p = coord[*row as usize];
+    points.fold(start, |(low, high), p| {
         (
             std::array::from_fn(|a| low[a].min(p[a])),
             std::array::from_fn(|a| high[a].max(p[a])),
@@ -118,9 +134,10 @@ impl Region {
         (0..3).all(|a| self.low[a] <= p[a] && p[a] <= self.high[a])
     }
 
-    fn core(&self, coord: &[[f32; 3]]) -> Vec<u32> {
-        let inside = |row: &&u32| self.holds(coord[**row as usize]);
-        self.near.iter().filter(inside).copied().collect()
+    /// True for a row that a tile of this box decides on.
+    fn decides(&self, scan: Part<'_>, row: u32) -> bool {
+        let row = row as usize;
+        self.holds(scan.coord[row]) && scan.core.is_none_or(|core| core[row])
     }
 
     fn within(&self, coord: &[[f32; 3]], rows: &[u32], margin: f64) -> Vec<u32> {
@@ -158,8 +175,8 @@ impl Region {
         Some(((self.low, lower), (upper, self.high)))
     }
 
-    fn tile(self, coord: &[[f32; 3]]) -> Tile {
-        let inside = |i: &u32| self.holds(coord[self.near[*i as usize] as usize]);
+    fn tile(self, scan: Part<'_>) -> Tile {
+        let inside = |i: &u32| self.decides(scan, self.near[*i as usize]);
         let core = (0..self.near.len() as u32).filter(inside).collect();
         Tile {
             rows: self.near,
@@ -231,6 +248,37 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn of_a_part_only_the_marked_points_are_decided() {
+        let coord = scatter(20_000, [40.0, 25.0, 3.0]);
+        let core: Vec<bool> = coord.iter().map(|p| p[0] > 12.0 && p[1] < 20.0).collect();
+        for voxels in [6000, 50_000] {
+            let how = Cut {
+                voxel_size: 0.05,
+                voxels,
+                margin: 2.0,
+            };
+            let mut decided = vec![0; coord.len()];
+            for tile in cut_part(&coord, Some(&core), how).unwrap() {
+                for i in &tile.core {
+                    decided[tile.rows[*i as usize] as usize] += 1;
+                }
+            }
+            let expected = core.iter().map(|c| i32::from(*c));
+            assert!(decided.into_iter().eq(expected), "{voxels}");
+        }
+        let how = Cut {
+            voxel_size: 0.05,
+            voxels: 1000,
+            margin: 2.0,
+        };
+        assert!(
+            cut_part(&coord, Some(&vec![false; coord.len()]), how)
+                .unwrap()
+                .is_empty()
+        );
     }
 
     #[test]

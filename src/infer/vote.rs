@@ -24,6 +24,14 @@ impl Votes {
         }
     }
 
+    /// One row of probabilities for each point.
+    pub fn of(probabilities: Vec<f32>, classes: usize) -> Votes {
+        Votes {
+            classes,
+            sums: probabilities,
+        }
+    }
+
     /// Adds one row of probabilities to one point.
     pub fn add(&mut self, point: usize, probabilities: &[f32]) {
         let sums = &mut self.sums[point * self.classes..][..self.classes];

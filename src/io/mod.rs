@@ -48,8 +48,8 @@ pub use scan::{
     Chunk, Labels, Output, Reader, Records, Scan, Source, Warning, WarningKind, Writer,
 };
 
-/// Points that [`read`] asks a reader for at a time.
-const CHUNK: usize = 1 << 16;
+/// Points that are asked of a reader at a time.
+pub const CHUNK: usize = 1 << 16;
 /// Bytes at the start of a file that decide its format.
 const HEAD: u64 = 512;
 
@@ -251,15 +251,19 @@ fn open_input(mut input: Input) -> Result<Box<dyn Reader>> {
 ///
 /// Points without usable coordinates are kept and counted in a warning. A scan without any point is no error here.
 pub fn read(path: impl AsRef<Path>) -> Result<Scan> {
-    read_all(open(path)?)
+    collect(open(path)?)
 }
 
 /// Reads a whole scan from the bytes of a file, in a format that is recognised by its content; `name` is for messages.
 pub fn read_bytes(name: impl Into<PathBuf>, bytes: Vec<u8>) -> Result<Scan> {
-    read_all(open_input(Input::from_bytes(name, bytes))?)
+    collect(open_input(Input::from_bytes(name, bytes))?)
 }
 
-fn read_all(mut reader: Box<dyn Reader>) -> Result<Scan> {
+/// Reads what a reader has left as a whole scan.
+///
+/// # Errors
+/// As [`read`].
+pub fn collect(mut reader: Box<dyn Reader>) -> Result<Scan> {
     let mut scan = Scan {
         cloud: reader.schema().clone(),
         ..Default::default()
@@ -275,14 +279,18 @@ fn read_all(mut reader: Box<dyn Reader>) -> Result<Scan> {
 
 /// What is to be said about the coordinates of a cloud.
 pub fn coordinate_warnings(cloud: &PointCloud) -> Vec<Warning> {
-    let points = cloud.len() as u64;
     let missing = (cloud.coord.iter())
         .filter(|p| p.iter().any(|x| !x.is_finite()))
         .count() as u64;
     let usable = (cloud.coord.iter())
         .filter(|p| crate::cloud::is_usable(p))
         .count() as u64;
-    let absurd = points - missing - usable;
+    let points = cloud.len() as u64;
+    warnings_about(points, missing, points - missing - usable)
+}
+
+/// What is to be said about a scan of `points` points of which some have no coordinates and others absurd ones.
+pub fn warnings_about(points: u64, missing: u64, absurd: u64) -> Vec<Warning> {
     let mut warnings = Vec::new();
     if missing > 0 {
         warnings.push(Warning::new(
@@ -349,14 +357,21 @@ fn write_with(path: &Path, scan: &Scan, labels: Option<&Labels>) -> Result<Vec<W
     let mut writer = create(path, &plan)?;
     writer.write(&scan.cloud, &scan.records, labels)?;
     let mut warnings = writer.finish()?;
-    if let Source::Ply(source) = &scan.source
-        && format_of_name(path)?.name != ply::FORMAT.name
-        && let Some(parts) = source.beyond_attributes()
-    {
-        let text = format!("only a PLY file can keep {parts}; they are left out");
-        warnings.push(Warning::new(WarningKind::NotKept, 1, text));
-    }
+    warnings.extend(beyond_attributes(path, &scan.source)?);
     Ok(warnings)
+}
+
+/// What is to be said about the parts of a file besides its points that the format of `path` cannot keep.
+pub fn beyond_attributes(path: &Path, source: &Source) -> Result<Option<Warning>> {
+    let Source::Ply(source) = source else {
+        return Ok(None);
+    };
+    let is_kept = format_of_name(path)?.name == ply::FORMAT.name;
+    let parts = source.beyond_attributes().filter(|_| !is_kept);
+    Ok(parts.map(|parts| {
+        let text = format!("only a PLY file can keep {parts}; they are left out");
+        Warning::new(WarningKind::NotKept, 1, text)
+    }))
 }
 
 /// The words of a text row that are to stay, with the blanks between neighbours as they were.

@@ -64,7 +64,7 @@ pub fn run(
         report.clouds += 1;
         report.points += scan.cloud.len() as u64;
         report.slowest = report.slowest.max(begin.elapsed().as_secs_f64());
-        progress.set(report.clouds as usize, topic.messages as usize);
+        progress.set(report.clouds, topic.messages);
         Ok(labels)
     });
     // The next scan may be of another kind.

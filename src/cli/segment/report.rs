@@ -2,8 +2,8 @@
 
 use super::map::Codes;
 use crate::cli::print;
-use crate::cloud::PointCloud;
-use crate::infer::Prediction;
+use crate::cloud::{ClassColumn, PointCloud};
+use crate::infer::{Memory, Prediction};
 use crate::train::metrics::Confusion;
 use crate::weights::ModelMetadata;
 use crate::{Error, Result};
@@ -33,6 +33,9 @@ pub struct Report {
     pub classes: Vec<ClassReport>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub comparison: Option<Comparison>,
+    /// How the memory was kept bounded; absent for scans that were in memory as a whole.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bounded: Option<Bounded>,
     /// Codes of the input's labels that are none of the model's classes, and how many points have them.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub unknown_codes: BTreeMap<i64, u64>,
@@ -45,6 +48,19 @@ pub struct Truth {
     pub class: Vec<i32>,
     /// Codes without a class that nobody asked to ignore, with the number of their points.
     pub unknown: BTreeMap<i64, u64>,
+}
+
+/// What a scan took that was not in memory as a whole. Sizes are bytes.
+#[derive(Debug, Clone, Serialize)]
+pub struct Bounded {
+    /// What was allowed.
+    pub memory: u64,
+    /// Most that was resident so far; absent where the system does not say.
+    pub peak: Option<u64>,
+    /// Size of the temporary file.
+    pub temporary: u64,
+    /// Parts that were in memory one after another.
+    pub blocks: usize,
 }
 
 /// Predictions of one class.
@@ -90,16 +106,11 @@ pub fn truth(
 ) -> Result<Option<Truth>> {
     let labels = match name {
         None => cloud.labels(),
-        Some(name) => Some(cloud.labels_of(name).ok_or_else(|| {
-            let names: Vec<&str> = cloud.attributes.iter().map(|a| a.name.as_str()).collect();
-            Error::argument(
-                "labels",
-                format!(
-                    "the scan has no attribute `{name}` with whole numbers; it has {}",
-                    names.join(", ")
-                ),
-            )
-        })?),
+        Some(name) => Some(
+            cloud
+                .labels_of(name)
+                .ok_or_else(|| no_labels(cloud, name))?,
+        ),
     };
     let Some(labels) = labels else {
         return Ok(None);
@@ -107,29 +118,77 @@ pub fn truth(
     if name.is_none() && labels.code.iter().all(|c| *c == labels.code[0]) {
         return Ok(None);
     }
-    let mut truth = Truth::default();
-    for code in labels.code {
-        let class = codes.class_of(code, metadata);
-        truth.class.push(class.map_or(-1, |c| c as i32));
-        if class.is_none() && !codes.is_ignored(code) {
-            *truth.unknown.entry(code).or_default() += 1;
-        }
-    }
-    Ok(truth.class.iter().any(|c| *c >= 0).then_some(truth))
+    let truth = Truth::new(&labels, metadata, codes);
+    Ok(truth.is_known().then_some(truth))
 }
 
-impl Report {
-    /// Counts a prediction and compares it with `truth` where there is one.
-    pub fn new(metadata: &ModelMetadata, prediction: &Prediction, truth: Option<&Truth>) -> Report {
-        let points = prediction.class.len();
-        let mut count = vec![0usize; metadata.classes.len()];
-        let mut confidence = vec![0f64; metadata.classes.len()];
-        for (class, c) in prediction.class.iter().zip(&prediction.confidence) {
-            if let Ok(class) = usize::try_from(*class) {
-                count[class] += 1;
-                confidence[class] += f64::from(*c);
+impl Truth {
+    /// What the labels of some points say.
+    pub fn new(labels: &ClassColumn, metadata: &ModelMetadata, codes: &Codes) -> Truth {
+        let mut truth = Truth::default();
+        for &code in &labels.code {
+            let class = codes.class_of(code, metadata);
+            truth.class.push(class.map_or(-1, |c| c as i32));
+            if class.is_none() && !codes.is_ignored(code) {
+                *truth.unknown.entry(code).or_default() += 1;
             }
         }
+        truth
+    }
+
+    /// True when at least one label is one of the model's classes.
+    fn is_known(&self) -> bool {
+        self.class.iter().any(|c| *c >= 0)
+    }
+}
+
+/// Decisions counted as they come, compared with labels where there are some.
+#[derive(Debug)]
+pub struct Tally {
+    points: usize,
+    count: Vec<usize>,
+    confidence: Vec<f64>,
+    confusion: Confusion,
+    unknown: BTreeMap<i64, u64>,
+    is_known: bool,
+}
+
+impl Tally {
+    /// Nothing counted, for a number of classes.
+    pub fn new(classes: usize) -> Tally {
+        Tally {
+            points: 0,
+            count: vec![0; classes],
+            confidence: vec![0.0; classes],
+            confusion: Confusion::new(classes),
+            unknown: BTreeMap::new(),
+            is_known: false,
+        }
+    }
+
+    /// Counts some points; all of a scan or none have labels.
+    pub fn add(&mut self, class: &[i32], confidence: &[f32], truth: Option<&Truth>) {
+        self.points += class.len();
+        for (class, c) in class.iter().zip(confidence) {
+            if let Ok(class) = usize::try_from(*class) {
+                self.count[class] += 1;
+                self.confidence[class] += f64::from(*c);
+            }
+        }
+        let Some(truth) = truth else { return };
+        // Points without a class are no mistake of the network.
+        let decided = class.iter().zip(&truth.class).filter(|(p, _)| **p >= 0);
+        let (predicted, labels): (Vec<u32>, Vec<i32>) =
+            decided.map(|(p, t)| (p.unsigned_abs(), *t)).unzip();
+        self.confusion.add(&predicted, &labels);
+        for (code, count) in &truth.unknown {
+            *self.unknown.entry(*code).or_default() += count;
+        }
+        self.is_known |= truth.is_known();
+    }
+
+    /// What was counted, for people and programs.
+    pub fn report(self, metadata: &ModelMetadata) -> Report {
         let names = metadata
             .class_names()
             .into_iter()
@@ -137,24 +196,108 @@ impl Report {
         let classes = names.enumerate().map(|(i, (name, code))| ClassReport {
             name,
             code: code as i32,
-            points: count[i],
-            share: count[i] as f64 / points.max(1) as f64,
-            confidence: (count[i] > 0).then(|| confidence[i] / count[i] as f64),
+            points: self.count[i],
+            share: self.count[i] as f64 / self.points.max(1) as f64,
+            confidence: (self.count[i] > 0).then(|| self.confidence[i] / self.count[i] as f64),
             iou: None,
         });
         let mut report = Report {
-            points,
-            without_class: prediction.skipped,
-            tiles: prediction.tiles,
-            passes: prediction.passes,
+            points: self.points,
             classes: classes.collect(),
             ..Report::default()
         };
-        if let Some(truth) = truth {
-            report.compare(&prediction.class, &truth.class);
-            report.unknown_codes.clone_from(&truth.unknown);
+        if self.is_known {
+            report.compare(&self.confusion);
+            report.unknown_codes = self.unknown;
         }
         report
+    }
+}
+
+/// Finds the labels of a scan that comes in pieces, by the rules of [`truth`].
+#[derive(Debug)]
+pub struct LabelSearch {
+    asked: Option<String>,
+    candidates: Vec<Candidate>,
+}
+
+/// An attribute that may hold labels.
+#[derive(Debug)]
+struct Candidate {
+    name: String,
+    is_whole: bool,
+    first: Option<i64>,
+    is_varied: bool,
+}
+
+impl LabelSearch {
+    /// Looks for the attribute `asked`, or for one of the usual names.
+    pub fn new(asked: Option<&str>) -> LabelSearch {
+        let names = match asked {
+            Some(name) => vec![name],
+            None => crate::cloud::CLASS.to_vec(),
+        };
+        let candidate = |name: &str| Candidate {
+            name: name.into(),
+            is_whole: true,
+            first: None,
+            is_varied: false,
+        };
+        LabelSearch {
+            asked: asked.map(String::from),
+            candidates: names.into_iter().map(candidate).collect(),
+        }
+    }
+
+    /// Looks at some points.
+    pub fn see(&mut self, cloud: &PointCloud) {
+        for candidate in self.candidates.iter_mut().filter(|c| c.is_whole) {
+            let Some(labels) = cloud.labels_of(&candidate.name) else {
+                candidate.is_whole = false;
+                continue;
+            };
+            for code in labels.code {
+                candidate.is_varied |= code != *candidate.first.get_or_insert(code);
+            }
+        }
+    }
+
+    /// The attribute that holds the labels of the scan, if there is one.
+    ///
+    /// # Errors
+    /// As [`truth`]; `schema` names the attributes there are.
+    pub fn found(&self, schema: &PointCloud) -> Result<Option<&str>> {
+        let found = self.candidates.iter().find(|c| c.is_whole);
+        match (found, &self.asked) {
+            (None, Some(name)) => Err(no_labels(schema, name)),
+            (Some(c), None) if !c.is_varied => Ok(None),
+            (found, _) => Ok(found.map(|c| c.name.as_str())),
+        }
+    }
+}
+
+fn no_labels(cloud: &PointCloud, name: &str) -> Error {
+    let names: Vec<&str> = cloud.attributes.iter().map(|a| a.name.as_str()).collect();
+    Error::argument(
+        "labels",
+        format!(
+            "the scan has no attribute `{name}` with whole numbers; it has {}",
+            names.join(", ")
+        ),
+    )
+}
+
+impl Report {
+    /// Counts a prediction and compares it with `truth` where there is one.
+    pub fn new(metadata: &ModelMetadata, prediction: &Prediction, truth: Option<&Truth>) -> Report {
+        let mut tally = Tally::new(metadata.classes.len());
+        tally.add(&prediction.class, &prediction.confidence, truth);
+        Report {
+            without_class: prediction.skipped,
+            tiles: prediction.tiles,
+            passes: prediction.passes,
+            ..tally.report(metadata)
+        }
     }
 
     /// Codes of the classes in the output.
@@ -163,13 +306,7 @@ impl Report {
         classes.for_each(|(class, code)| class.code = *code);
     }
 
-    fn compare(&mut self, predicted: &[i32], truth: &[i32]) {
-        // Points without a class are no mistake of the network.
-        let decided = predicted.iter().zip(truth).filter(|(p, _)| **p >= 0);
-        let (predicted, truth): (Vec<u32>, Vec<i32>) =
-            decided.map(|(p, t)| (p.unsigned_abs(), *t)).unzip();
-        let mut confusion = Confusion::new(self.classes.len());
-        confusion.add(&predicted, &truth);
+    fn compare(&mut self, confusion: &Confusion) {
         let scores = confusion.scores();
         let labelled: u64 = scores.points.iter().sum();
         if labelled == 0 {
@@ -206,6 +343,19 @@ impl Report {
             self.read_seconds,
             self.write_seconds,
         );
+        if let Some(b) = &self.bounded {
+            let peak = b
+                .peak
+                .map_or(String::new(), |p| format!(", peak {}", Memory(p)));
+            writeln!(
+                text,
+                "in {} blocks within {} of memory{peak}, {} of temporary files",
+                b.blocks,
+                Memory(b.memory),
+                Memory(b.temporary)
+            )
+            .expect("writing to a string never fails");
+        }
         text.push_str(&print::table(&self.rows()));
         if self.without_class > 0 {
             let count = print::count(self.without_class as u64);
@@ -334,6 +484,47 @@ pub mod tests {
             text.contains("mIoU 0.583") && text.contains("1 (2 points)"),
             "{text}"
         );
+    }
+
+    #[test]
+    fn labels_of_a_scan_in_pieces_are_those_of_the_whole() {
+        let own = own();
+        for (codes, asked) in [
+            (&[2u8, 2, 3, 5, 1, 1][..], None),
+            (&[2, 2, 2, 2], None),
+            (&[2, 2, 2, 2], Some("classification")),
+            (&[9, 8, 7, 9], None),
+        ] {
+            let whole = labelled(codes);
+            let expected = truth(&whole, &metadata(), &own, asked).unwrap();
+            let mut search = LabelSearch::new(asked);
+            let pieces = [labelled(&codes[..2]), labelled(&codes[2..])];
+            pieces.iter().for_each(|piece| search.see(piece));
+            let name = search.found(&whole).unwrap();
+            let class: Vec<i32> = (0..codes.len() as i32).map(|i| i % 3).collect();
+            let mut tally = Tally::new(3);
+            for (piece, class) in pieces.iter().zip([&class[..2], &class[2..]]) {
+                let truth =
+                    name.map(|n| Truth::new(&piece.labels_of(n).unwrap(), &metadata(), &own));
+                tally.add(class, &vec![0.5; class.len()], truth.as_ref());
+            }
+            let prediction = Prediction {
+                confidence: vec![0.5; class.len()],
+                class,
+                ..Prediction::default()
+            };
+            let expected = Report::new(&metadata(), &prediction, expected.as_ref());
+            let text = |report: &Report| serde_json::to_string(report).unwrap();
+            assert_eq!(
+                text(&tally.report(&metadata())),
+                text(&expected),
+                "{codes:?}"
+            );
+        }
+        let mut search = LabelSearch::new(Some("none"));
+        search.see(&labelled(&[1]));
+        let fault = search.found(&labelled(&[])).unwrap_err().to_string();
+        assert!(fault.contains("it has classification"), "{fault}");
     }
 
     #[test]
