@@ -7,6 +7,9 @@ mod custom_model;
 #[path = "../examples/custom_op.rs"]
 mod custom_op;
 #[cfg(feature = "laz")]
+#[path = "../examples/repeat_scan.rs"]
+mod repeat_scan;
+#[cfg(feature = "laz")]
 #[path = "../examples/segment_scan.rs"]
 mod segment_scan;
 #[path = "../examples/train_small.rs"]
@@ -21,6 +24,12 @@ fn custom_model_runs() {
 #[test]
 fn custom_op_runs() {
     custom_op::main().unwrap();
+}
+
+#[test]
+#[cfg(feature = "laz")]
+fn repeat_scan_runs() {
+    repeat_scan::main().unwrap();
 }
 
 #[test]
