@@ -393,6 +393,16 @@ fn vector_attention(criterion: &mut Criterion) {
             ..Case::new(inputs, elements(forward), elements(backward))
         };
 
+        let bytes = || Throughput::Bytes(4 * (3 * n + 4 * m) as u64);
+        let op = Offsets {
+            neighbors: neighbors.clone(),
+        };
+        measure(
+            criterion,
+            op,
+            &Case::new(&[Shape::new(n, 3)], bytes(), bytes()),
+        );
+
         let inputs = [per_group, per_group, position, Shape::new(g, c), constant];
         let relation = case(&inputs, hidden + layer, hidden + 2 * layer + m * 4 * c);
         let op = Relation {
