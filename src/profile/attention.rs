@@ -123,26 +123,3 @@ fn scaled(
         official: 4 * chain.words(),
     }
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::device::Device;
-    use crate::graph::check::devices;
-
-    /// At 10 000 points a level, so that weights are small beside what the points move.
-    #[test]
-    fn attention_moves_at_most_a_tenth_of_the_official_bytes() {
-        if !devices().contains(&Device::Cuda(Gpu::Emulator)) {
-            return;
-        }
-        for layer in grouped([10_000; 4]).unwrap() {
-            assert!(10 * layer.least < layer.official, "{layer:?}");
-            assert!(layer.least < layer.requested && layer.requested < layer.official);
-        }
-        for layer in windows([10_000; 4]).unwrap() {
-            assert!(10 * layer.least < layer.official, "{layer:?}");
-            assert!(layer.least < layer.requested);
-        }
-    }
-}
