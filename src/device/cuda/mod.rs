@@ -139,7 +139,7 @@ pub fn source_line(kernels: &Kernels, file: &str, number: u32) -> Option<&'stati
 }
 
 /// What kernel files may include: names and texts.
-const HEADERS: [(&std::ffi::CStr, &str); 9] = [
+const HEADERS: [(&std::ffi::CStr, &str); 10] = [
     (c"common.cuh", include_str!("../../../kernels/common.cuh")),
     (c"columns.cuh", include_str!("../../../kernels/columns.cuh")),
     (
@@ -149,6 +149,10 @@ const HEADERS: [(&std::ffi::CStr, &str); 9] = [
     (
         c"fragments.cuh",
         include_str!("../../../kernels/fragments.cuh"),
+    ),
+    (
+        c"aggregate.cuh",
+        include_str!("../../../kernels/aggregate.cuh"),
     ),
     (c"gemm.cuh", include_str!("../../../kernels/gemm.cuh")),
     (c"windows.cuh", include_str!("../../../kernels/windows.cuh")),
