@@ -150,3 +150,13 @@ struct Lists {
 __device__ __forceinline__ void load_tables(const float* packed, u32 words, float* out) {
     for (u32 i = 4 * threadIdx.x; i < words; i += 4 * WINDOW_THREADS) *(float4*)(out + i) = *(const float4*)(packed + i);
 }
+
+// What the softmax of a query was, and its flow.
+struct Softmax {
+    float largest, inverse, flow;
+};
+
+__device__ __forceinline__ Softmax softmax_of(const float* saved, const float* flow, const Head& h, u64 points, u32 position) {
+    const u64 at = h.head * points + position;
+    return {saved[at], saved[h.heads * points + at], flow[at]};
+}

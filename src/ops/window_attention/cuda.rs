@@ -1,5 +1,5 @@
 //! Forward and backward on a GPU: what is launched. The device code is `window_attention.cu` and
-//! `window_attention_backward.cu`.
+//! `window_attention_queries.cu` and `window_attention_keys.cu`.
 
 use super::{Sizes, WindowAttention};
 use crate::Result;
@@ -10,7 +10,8 @@ use crate::geometry::windows::{Quantization, TILE, Tiles};
 use crate::graph::{Backward, Forward};
 
 kernels!("window_attention");
-kernels!(BACKWARD = "window_attention_backward");
+kernels!(BY_QUERIES = "window_attention_queries");
+kernels!(BY_KEYS = "window_attention_keys");
 
 /// Threads of a block, its warps, and rows of a batch, as in `windows.cuh`.
 const THREADS: u32 = 256;
@@ -209,7 +210,7 @@ pub(super) fn backward(op: &WindowAttention, gpu: Gpu, io: &Backward<'_>) -> Res
         flow
     ];
     let grid = Grid::warps(windows.points() * sizes.heads);
-    gpu.launch(&BACKWARD, "window_attention_flow", grid, args)?;
+    gpu.launch(&BY_QUERIES, "window_attention_flow", grid, args)?;
     let given = args![io.input_on(0), packed, d_y, io.saved_on(0), flow].to_vec();
     let d_qkv = io.d_input_on(0);
     backward_queries(windows, gpu, sizes, &given, (d_qkv, partials))?;
@@ -235,7 +236,7 @@ pub(super) fn backward(op: &WindowAttention, gpu: Gpu, io: &Backward<'_>) -> Res
         value
     ];
     let kernel = "window_attention_add_tables";
-    gpu.launch(&BACKWARD, kernel, Grid::strided(n), args)
+    gpu.launch(&BY_QUERIES, kernel, Grid::strided(n), args)
 }
 
 /// dq, and every block's gradients of the tables.
@@ -262,7 +263,7 @@ fn backward_queries(
         options(windows, sizes, fits),
         args![d_qkv, partials].to_vec(),
     ];
-    gpu.launch(&BACKWARD, kernel, grid, &args.concat())
+    gpu.launch(&BY_QUERIES, kernel, grid, &args.concat())
 }
 
 /// dk and dv: of dense keys, then of sparse ones.
@@ -299,7 +300,7 @@ fn backward_keys(
             options(windows, sizes, fits),
             args![d_qkv].to_vec(),
         ];
-        gpu.launch(&BACKWARD, kernel, grid, &args.concat())?;
+        gpu.launch(&BY_KEYS, kernel, grid, &args.concat())?;
     }
     Ok(())
 }
