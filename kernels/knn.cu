@@ -2,18 +2,6 @@
 // instructions: queries of a block read the same few points from cache.
 #include "search.cuh"
 
-template <int REGS>
-__device__ __forceinline__ void nearest_of(const Trees& trees, const float* coord, u32 places, u32 k, u64 none, u32* index,
-                                           float* squared, float* x, float* y, float* z) {
-    const u64 place = warp_number();
-    if (place >= places) return;
-    Best<REGS> best;
-    best.clear(k, none);
-    float4 q;
-    if (search_for<REGS, false>(trees, place, 0.0f, q, best))
-        store_neighbors(best, none, k, q, coord, index, squared, x, y, z);
-}
-
 // Neighbours of all queries of one tree among the points of another, K up to 32.
 extern "C" __global__ void __launch_bounds__(256) knn_narrow(
     const float* __restrict__ coord,       // [S, 3], the points in their own order
@@ -35,7 +23,7 @@ extern "C" __global__ void __launch_bounds__(256) knn_narrow(
     float* __restrict__ z
 ) {
     const Trees trees = {points, boxes, first_blocks, blocks, levels, queries, query_blocks, elements};
-    nearest_of<1>(trees, coord, places, k, none, index, squared, x, y, z);
+    neighbors_of<1, false>(trees, coord, places, k, 0.0f, none, index, squared, x, y, z);
 }
 
 // The same for K up to 128.
@@ -59,5 +47,5 @@ extern "C" __global__ void __launch_bounds__(256) knn_wide(
     float* __restrict__ z
 ) {
     const Trees trees = {points, boxes, first_blocks, blocks, levels, queries, query_blocks, elements};
-    nearest_of<4>(trees, coord, places, k, none, index, squared, x, y, z);
+    neighbors_of<4, false>(trees, coord, places, k, 0.0f, none, index, squared, x, y, z);
 }

@@ -1,18 +1,6 @@
 // The first K points in row order within a radius. One warp per query (search.cuh). Bound by latency and instructions.
 #include "search.cuh"
 
-template <int REGS>
-__device__ __forceinline__ void first_of(const Trees& trees, const float* coord, u32 places, u32 k, float reach,
-                                         u32* index, float* x, float* y, float* z) {
-    const u64 place = warp_number();
-    if (place >= places) return;
-    Best<REGS> best;
-    best.clear(k, MISSING);
-    float4 q;
-    if (search_for<REGS, true>(trees, place, reach, q, best))
-        store_neighbors(best, MISSING, k, q, coord, index, nullptr, x, y, z);
-}
-
 // Neighbours of all queries of one tree among the points of another, K up to 32.
 extern "C" __global__ void __launch_bounds__(256) radius_narrow(
     const float* __restrict__ coord,       // [S, 3], the points in their own order
@@ -33,7 +21,7 @@ extern "C" __global__ void __launch_bounds__(256) radius_narrow(
     float* __restrict__ z
 ) {
     const Trees trees = {points, boxes, first_blocks, blocks, levels, queries, query_blocks, elements};
-    first_of<1>(trees, coord, places, k, reach, index, x, y, z);
+    neighbors_of<1, true>(trees, coord, places, k, reach, MISSING, index, nullptr, x, y, z);
 }
 
 // The same for K up to 128.
@@ -56,5 +44,5 @@ extern "C" __global__ void __launch_bounds__(256) radius_wide(
     float* __restrict__ z
 ) {
     const Trees trees = {points, boxes, first_blocks, blocks, levels, queries, query_blocks, elements};
-    first_of<4>(trees, coord, places, k, reach, index, x, y, z);
+    neighbors_of<4, true>(trees, coord, places, k, reach, MISSING, index, nullptr, x, y, z);
 }

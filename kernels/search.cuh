@@ -172,3 +172,17 @@ __device__ __forceinline__ void store_neighbors(const Best<REGS>& best, u64 none
         z[at] = exists ? __fsub_rn(p[2], q.z) : 0.0f;
     }
 }
+
+// The k best points for the query of this warp: the nearest ones, or BY_ROW the first ones whose squared distance is at
+// most `reach`. Keys from `none` on are not found.
+template <int REGS, bool BY_ROW>
+__device__ __forceinline__ void neighbors_of(const Trees& trees, const float* coord, u32 places, u32 k, float reach,
+                                             u64 none, u32* index, float* squared, float* x, float* y, float* z) {
+    const u64 place = warp_number();
+    if (place >= places) return;
+    Best<REGS> best;
+    best.clear(k, none);
+    float4 q;
+    if (search_for<REGS, BY_ROW>(trees, place, reach, q, best))
+        store_neighbors(best, none, k, q, coord, index, squared, x, y, z);
+}
