@@ -1,7 +1,8 @@
 //! Tests of feature rows.
 
+use super::height::height;
 use super::*;
-use crate::cloud::Column;
+use crate::cloud::{Column, PointCloud};
 
 fn scan() -> PointCloud {
     let mut cloud = PointCloud {
