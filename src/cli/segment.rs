@@ -6,6 +6,7 @@ mod large;
 mod map;
 mod report;
 mod stream;
+mod truth;
 
 use super::{Global, print, progress::Progress, signals};
 use crate::infer::{
@@ -332,7 +333,7 @@ fn one(
     let written = start.elapsed() - read - segmented;
 
     let metadata = segmenter.metadata();
-    let truth = report::truth(&scan.cloud, metadata, &codes, args.labels.as_deref())?;
+    let truth = truth::truth(&scan.cloud, metadata, &codes, args.labels.as_deref())?;
     let mut report = Report::new(metadata, &prediction, truth.as_ref());
     report.set_codes(&codes.of_class);
     report.input = input.display().to_string();

@@ -1,7 +1,8 @@
 //! Labelling a scan that does not fit into memory.
 
 use super::map::{Codes, LabelMap};
-use super::report::{Bounded, LabelSearch, Report, Tally, Truth};
+use super::report::{Bounded, Report, Tally};
+use super::truth::{LabelSearch, Truth};
 use super::{Args, Chosen, KEPT};
 use crate::cli::progress::Progress;
 use crate::cli::{Global, print, signals};

@@ -1,12 +1,10 @@
 //! What `cairn segment` says about a labelled scan.
 
-use super::map::Codes;
+use super::truth::Truth;
 use crate::cli::print;
-use crate::cloud::{ClassColumn, PointCloud};
 use crate::infer::{Memory, Prediction};
 use crate::train::metrics::Confusion;
 use crate::weights::ModelMetadata;
-use crate::{Error, Result};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -39,15 +37,6 @@ pub struct Report {
     /// Codes of the input's labels that are none of the model's classes, and how many points have them.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub unknown_codes: BTreeMap<i64, u64>,
-}
-
-/// What the labels of the input say.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct Truth {
-    /// Class of every point, −1 where the label is none of the model's classes.
-    pub class: Vec<i32>,
-    /// Codes without a class that nobody asked to ignore, with the number of their points.
-    pub unknown: BTreeMap<i64, u64>,
 }
 
 /// What a scan took that was not in memory as a whole. Sizes are bytes.
@@ -89,57 +78,6 @@ pub struct Comparison {
     pub miou: f64,
     /// How many these are.
     pub classes: usize,
-}
-
-/// The class of every point by the labels of the scan.
-///
-/// Nothing comes back when the scan has no labels, or but one code throughout: files that were never classified hold a
-/// single code everywhere.
-///
-/// # Errors
-/// The attribute `name` was asked for, and is missing or holds other than integers.
-pub fn truth(
-    cloud: &PointCloud,
-    metadata: &ModelMetadata,
-    codes: &Codes,
-    name: Option<&str>,
-) -> Result<Option<Truth>> {
-    let labels = match name {
-        None => cloud.labels(),
-        Some(name) => Some(
-            cloud
-                .labels_of(name)
-                .ok_or_else(|| no_labels(cloud, name))?,
-        ),
-    };
-    let Some(labels) = labels else {
-        return Ok(None);
-    };
-    if name.is_none() && labels.code.iter().all(|c| *c == labels.code[0]) {
-        return Ok(None);
-    }
-    let truth = Truth::new(&labels, metadata, codes);
-    Ok(truth.is_known().then_some(truth))
-}
-
-impl Truth {
-    /// What the labels of some points say.
-    pub fn new(labels: &ClassColumn, metadata: &ModelMetadata, codes: &Codes) -> Truth {
-        let mut truth = Truth::default();
-        for &code in &labels.code {
-            let class = codes.class_of(code, metadata);
-            truth.class.push(class.map_or(-1, |c| c as i32));
-            if class.is_none() && !codes.is_ignored(code) {
-                *truth.unknown.entry(code).or_default() += 1;
-            }
-        }
-        truth
-    }
-
-    /// True when at least one label is one of the model's classes.
-    fn is_known(&self) -> bool {
-        self.class.iter().any(|c| *c >= 0)
-    }
 }
 
 /// Decisions counted as they come, compared with labels where there are some.
@@ -212,79 +150,6 @@ impl Tally {
         }
         report
     }
-}
-
-/// Finds the labels of a scan that comes in pieces, by the rules of [`truth`].
-#[derive(Debug)]
-pub struct LabelSearch {
-    asked: Option<String>,
-    candidates: Vec<Candidate>,
-}
-
-/// An attribute that may hold labels.
-#[derive(Debug)]
-struct Candidate {
-    name: String,
-    is_whole: bool,
-    first: Option<i64>,
-    is_varied: bool,
-}
-
-impl LabelSearch {
-    /// Looks for the attribute `asked`, or for one of the usual names.
-    pub fn new(asked: Option<&str>) -> LabelSearch {
-        let names = match asked {
-            Some(name) => vec![name],
-            None => crate::cloud::CLASS.to_vec(),
-        };
-        let candidate = |name: &str| Candidate {
-            name: name.into(),
-            is_whole: true,
-            first: None,
-            is_varied: false,
-        };
-        LabelSearch {
-            asked: asked.map(String::from),
-            candidates: names.into_iter().map(candidate).collect(),
-        }
-    }
-
-    /// Looks at some points.
-    pub fn see(&mut self, cloud: &PointCloud) {
-        for candidate in self.candidates.iter_mut().filter(|c| c.is_whole) {
-            let Some(labels) = cloud.labels_of(&candidate.name) else {
-                candidate.is_whole = false;
-                continue;
-            };
-            for code in labels.code {
-                candidate.is_varied |= code != *candidate.first.get_or_insert(code);
-            }
-        }
-    }
-
-    /// The attribute that holds the labels of the scan, if there is one.
-    ///
-    /// # Errors
-    /// As [`truth`]; `schema` names the attributes there are.
-    pub fn found(&self, schema: &PointCloud) -> Result<Option<&str>> {
-        let found = self.candidates.iter().find(|c| c.is_whole);
-        match (found, &self.asked) {
-            (None, Some(name)) => Err(no_labels(schema, name)),
-            (Some(c), None) if !c.is_varied => Ok(None),
-            (found, _) => Ok(found.map(|c| c.name.as_str())),
-        }
-    }
-}
-
-fn no_labels(cloud: &PointCloud, name: &str) -> Error {
-    let names: Vec<&str> = cloud.attributes.iter().map(|a| a.name.as_str()).collect();
-    Error::argument(
-        "labels",
-        format!(
-            "the scan has no attribute `{name}` with whole numbers; it has {}",
-            names.join(", ")
-        ),
-    )
 }
 
 impl Report {
@@ -416,135 +281,4 @@ impl Report {
 }
 
 #[cfg(test)]
-pub mod tests {
-    use super::*;
-    use crate::cli::segment::map::tests::own;
-    use crate::cloud::Column;
-    use crate::weights::{ClassInfo, InputSpec};
-
-    pub fn metadata() -> ModelMetadata {
-        let class = |name: &str, code: u32, aliases: &[u32]| ClassInfo {
-            name: name.into(),
-            code: Some(code),
-            aliases: aliases.to_vec(),
-        };
-        let input = InputSpec {
-            voxel_size: 0.4,
-            features: Vec::new(),
-            crop_points: None,
-            frame: Default::default(),
-        };
-        let classes = vec![
-            class("ground", 2, &[]),
-            class("vegetation", 5, &[3, 4]),
-            class("building", 6, &[]),
-        ];
-        ModelMetadata::new(serde_json::json!({}), classes, input)
-    }
-
-    fn labelled(codes: &[u8]) -> PointCloud {
-        let mut cloud = PointCloud {
-            coord: vec![[0.0; 3]; codes.len()],
-            attributes: Vec::new(),
-        };
-        cloud
-            .set_attribute("classification", Column::U8(codes.to_vec()))
-            .unwrap();
-        cloud
-    }
-
-    #[test]
-    fn iou_counts_labelled_points_only() {
-        let cloud = labelled(&[2, 2, 3, 5, 1, 1]);
-        let truth = truth(&cloud, &metadata(), &own(), None).unwrap().unwrap();
-        assert_eq!(truth.class, [0, 0, 1, 1, -1, -1]);
-        assert_eq!(truth.unknown, [(1, 2)].into());
-        let prediction = Prediction {
-            class: vec![0, 1, 1, 1, 2, -1],
-            confidence: vec![0.5, 1.0, 1.0, 0.4, 0.9, 0.0],
-            skipped: 1,
-            ..Prediction::default()
-        };
-        let report = Report::new(&metadata(), &prediction, Some(&truth));
-        let iou: Vec<_> = report.classes.iter().map(|c| c.iou).collect();
-        for (found, expected) in iou.iter().zip([Some(0.5), Some(2.0 / 3.0), None]) {
-            assert_eq!(found.is_some(), expected.is_some());
-            assert!((found.unwrap_or(0.0) - expected.unwrap_or(0.0)).abs() < 1e-9);
-        }
-        let comparison = report.comparison.as_ref().unwrap();
-        assert_eq!((comparison.labelled_points, comparison.classes), (4, 2));
-        assert!((comparison.miou - 7.0 / 12.0).abs() < 1e-9);
-        assert!((comparison.accuracy - 0.75).abs() < 1e-9);
-        assert_eq!(
-            report.classes[1].confidence,
-            Some((1.0 + 1.0 + f64::from(0.4f32)) / 3.0)
-        );
-        let text = report.text();
-        assert!(
-            text.contains("mIoU 0.583") && text.contains("1 (2 points)"),
-            "{text}"
-        );
-    }
-
-    #[test]
-    fn labels_of_a_scan_in_pieces_are_those_of_the_whole() {
-        let own = own();
-        for (codes, asked) in [
-            (&[2u8, 2, 3, 5, 1, 1][..], None),
-            (&[2, 2, 2, 2], None),
-            (&[2, 2, 2, 2], Some("classification")),
-            (&[9, 8, 7, 9], None),
-        ] {
-            let whole = labelled(codes);
-            let expected = truth(&whole, &metadata(), &own, asked).unwrap();
-            let mut search = LabelSearch::new(asked);
-            let pieces = [labelled(&codes[..2]), labelled(&codes[2..])];
-            pieces.iter().for_each(|piece| search.see(piece));
-            let name = search.found(&whole).unwrap();
-            let class: Vec<i32> = (0..codes.len() as i32).map(|i| i % 3).collect();
-            let mut tally = Tally::new(3);
-            for (piece, class) in pieces.iter().zip([&class[..2], &class[2..]]) {
-                let truth =
-                    name.map(|n| Truth::new(&piece.labels_of(n).unwrap(), &metadata(), &own));
-                tally.add(class, &vec![0.5; class.len()], truth.as_ref());
-            }
-            let prediction = Prediction {
-                confidence: vec![0.5; class.len()],
-                class,
-                ..Prediction::default()
-            };
-            let expected = Report::new(&metadata(), &prediction, expected.as_ref());
-            let text = |report: &Report| serde_json::to_string(report).unwrap();
-            assert_eq!(
-                text(&tally.report(&metadata())),
-                text(&expected),
-                "{codes:?}"
-            );
-        }
-        let mut search = LabelSearch::new(Some("none"));
-        search.see(&labelled(&[1]));
-        let fault = search.found(&labelled(&[])).unwrap_err().to_string();
-        assert!(fault.contains("it has classification"), "{fault}");
-    }
-
-    #[test]
-    fn scans_that_were_never_classified_are_not_compared() {
-        for codes in [&[2u8, 2, 2][..], &[1, 0, 1]] {
-            assert!(
-                truth(&labelled(codes), &metadata(), &own(), None)
-                    .unwrap()
-                    .is_none()
-            );
-        }
-        assert!(
-            truth(&labelled(&[2]), &metadata(), &own(), Some("classification"))
-                .unwrap()
-                .is_some()
-        );
-        let fault = truth(&labelled(&[2]), &metadata(), &own(), Some("no")).unwrap_err();
-        assert!(
-            fault.to_string().contains("it has classification"),
-            "{fault}"
-        );
-    }
-}
+pub mod tests;
