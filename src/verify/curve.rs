@@ -9,7 +9,7 @@ use super::Case;
 use super::file::{ReferenceFile, Wanted, each};
 use super::network::{Input, zero_gradients};
 use super::recipe::{number, optimizer_of, schedule_of};
-use super::reference::Report;
+use super::reference::{Report, worst};
 use super::trainer::{Step, Trainer, target};
 use crate::Result;
 use crate::graph::{Init, Mode, ParamKind, ParamSpec, Params};
@@ -262,14 +262,6 @@ fn distance(got: f64, want: f64, relative: bool) -> f64 {
     } else {
         distance
     }
-}
-
-/// The largest error; infinite when one is no number.
-fn worst(errors: impl Iterator<Item = f64>) -> f64 {
-    errors.fold(
-        0.0,
-        |m, e| if e.is_nan() { f64::INFINITY } else { m.max(e) },
-    )
 }
 
 fn free_run(

@@ -71,16 +71,17 @@ impl Report {
             true => 0.0,
             false => (g - w).abs() / w.abs(),
         });
-        let worst = errors.fold(
-            0.0,
-            |m, e| if e.is_nan() { f64::INFINITY } else { m.max(e) },
+        self.add(
+            name,
+            "largest relative, of those there",
+            worst(errors),
+            limit,
         );
-        self.add(name, "largest relative, of those there", worst, limit);
     }
 
     /// Largest absolute value, for what should be zero, against `scale`.
     pub fn zero(&mut self, name: impl Into<String>, got: &[f32], scale: f64, limit: f64) {
-        let largest = got.iter().fold(0.0f64, |m, x| m.max(f64::from(x.abs())));
+        let largest = worst(got.iter().map(|x| f64::from(x.abs())));
         self.add(
             name,
             "largest value / largest of the file, should be 0",
@@ -107,12 +108,10 @@ impl Report {
     /// Largest |got − want| / |want|, which both hold in double precision; infinite when lengths differ.
     pub fn ratios(&mut self, name: impl Into<String>, got: &[f64], want: &[f64], limit: f64) {
         let errors = got.iter().zip(want).map(|(g, w)| (g - w).abs() / w.abs());
-        let worst = errors.fold(
-            0.0,
-            |m, e| if e.is_nan() { f64::INFINITY } else { m.max(e) },
-        );
-        let same = got.len() == want.len();
-        let worst = if same { worst } else { f64::INFINITY };
+        let worst = match got.len() == want.len() {
+            true => worst(errors),
+            false => f64::INFINITY,
+        };
         self.add(name, "largest relative", worst, limit);
     }
 
@@ -155,14 +154,19 @@ pub fn relative_l2(got: &[f32], want: &[f64]) -> f64 {
     }
 }
 
-fn largest_difference(got: &[f32], want: &[f64]) -> f64 {
+/// Largest difference, infinite where lengths differ or something is no number.
+pub(super) fn largest_difference(got: &[f32], want: &[f64]) -> f64 {
     if got.len() != want.len() {
         return f64::INFINITY;
     }
-    let differences = got.iter().zip(want).map(|(g, w)| (f64::from(*g) - w).abs());
-    differences.fold(
+    worst(got.iter().zip(want).map(|(g, w)| (f64::from(*g) - w).abs()))
+}
+
+/// The largest error; infinite when one is no number.
+pub(super) fn worst(errors: impl Iterator<Item = f64>) -> f64 {
+    errors.fold(
         0.0,
-        |m, x| if x.is_nan() { f64::INFINITY } else { m.max(x) },
+        |m, e| if e.is_nan() { f64::INFINITY } else { m.max(e) },
     )
 }
 
@@ -177,6 +181,8 @@ mod tests {
         report.relative("short", &[], &[1.0], 1e9);
         report.largest("nan", &[f32::NAN], &[1.0], 1e9);
         report.absolute("nan", f64::NAN, 1.0, 1e9);
+        report.zero("nan", &[0.0, f32::NAN, 0.0], 1.0, 1e9);
+        report.ratios("nan", &[f64::NAN], &[1.0], 1e9);
         report.equal("short", &[1], &[1, 2]);
         assert!(report.findings.iter().all(|f| !f.passed()));
         report.findings.clear();
@@ -199,5 +205,6 @@ mod tests {
         assert!(!passes(&[0.0, 1e5, 1e5], &[0.0, 0.5, 1e5]));
         assert!(!passes(&[0.0, 0.5, 0.7], &[0.0, 0.5, 1e5]));
         assert!(!passes(&[0.0, 0.5], &[0.0, 0.5, 1e5]));
+        assert!(!passes(&[0.0, f32::NAN, 1e5], &[0.0, 0.5, 1e5]));
     }
 }

@@ -1,16 +1,17 @@
 //! A network under training by the recipe of a reference file.
 
 use super::Case;
-use super::file::{ReferenceFile, trained};
+use super::file::{ReferenceFile, each, trained};
 use super::network::Input;
 use crate::Result;
 use crate::device::Array;
 use crate::device::random::Random;
-use crate::graph::{Executor, Gradients, Graph, Mode, Var};
+use crate::graph::{Executor, Gradients, Graph, Mode, ParamSpec, Var};
 use crate::models::Model;
 use crate::ops::{CrossEntropy, LovaszSoftmax, WeightedSum};
 use crate::optim::{Group, Optimizer, OptimizerConfig, Rate, Schedule, Trained, norm};
 use crate::train::metrics::Confusion;
+use crate::train::recipe::argmax;
 
 /// What one step gave: loss, right predictions, lengths of the gradient, of the parameters and of their last move.
 pub(super) type Step = [f64; 5];
@@ -133,10 +134,14 @@ impl Trainer {
         let run = self.executor.run(&graph, Some(&mut self.gradients))?;
         drop(graph);
         let value = f64::from(run.read(loss)[0]);
-        let correct = correct(run.read(logits), network.classes(), &target);
+        let predicted = argmax(run.read(logits), network.classes());
+        let correct = predicted.iter().zip(&*target);
+        let correct = correct
+            .filter(|(p, t)| i64::from(**p) == i64::from(**t))
+            .count() as f64;
         run.commit(&mut self.model.params)?;
         let before = self.model.params.values().to_vec();
-        let rate = self.schedule.at(step, self.total, self.config.base());
+        let rate = self.rate(step);
         let values = self.model.params.memory_mut();
         self.optimizer.step(values, self.gradients.memory(), rate)?;
         let (parameters, update) = self.lengths(&before);
@@ -164,14 +169,9 @@ impl Trainer {
         let layout = self.model.params.layout();
         let after = self.model.params.values();
         let (mut all, mut moved) = (0.0, 0.0);
-        for (spec, range) in layout.specs().iter().filter_map(|spec| {
-            let id = layout.find(&spec.name)?;
-            let counts = spec.kind == crate::graph::ParamKind::Weight;
-            counts.then(|| (spec, layout.range(id)))
-        }) {
-            if self.zero.contains(&spec.name) {
-                continue;
-            }
+        let counts = |spec: &ParamSpec| trained(spec) && !self.zero.contains(&spec.name);
+        for (id, _) in each(layout).filter(|(_, spec)| counts(spec)) {
+            let range = layout.range(id);
             for (a, b) in after[range.clone()].iter().zip(&before[range]) {
                 let (a, b) = (f64::from(*a), f64::from(*b));
                 all += a * a;
@@ -200,8 +200,7 @@ impl Trainer {
         let mut confusion = Confusion::new(classes);
         for batch in batches {
             let logits = self.logits(batch, Mode::Inference)?;
-            let predicted: Vec<u32> = logits.chunks_exact(classes).map(argmax).collect();
-            confusion.add(&predicted, &target(batch));
+            confusion.add(&argmax(&logits, classes), &target(batch));
         }
         Ok(confusion)
     }
@@ -211,15 +210,4 @@ impl Trainer {
 pub(super) fn target(batch: &Input) -> Array<i32> {
     let target = batch.segment.clone();
     target.expect("batches of curves are read with labels")
-}
-
-fn argmax(row: &[f32]) -> u32 {
-    let best = (0..row.len()).reduce(|best, c| if row[c] > row[best] { c } else { best });
-    best.unwrap_or(0) as u32
-}
-
-fn correct(logits: &[f32], classes: usize, target: &[i32]) -> f64 {
-    let rows = logits.chunks_exact(classes).zip(target);
-    rows.filter(|(row, target)| i64::from(argmax(row)) == i64::from(**target))
-        .count() as f64
 }

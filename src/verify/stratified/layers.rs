@@ -2,8 +2,8 @@
 
 use super::super::Case;
 use super::super::file::{ReferenceFile, buffer, trained};
-use super::super::reference::Report;
-use super::network::{furthest, statistics};
+use super::super::reference::{Report, largest_difference};
+use super::network::statistics;
 use super::steps::{Batch, Lists, pairs};
 use crate::Result;
 use crate::device::Array;
@@ -87,7 +87,7 @@ fn check<'a>(
     let run = executor.run(&graph, backward.then_some(&mut gradients))?;
     drop(graph);
     for (name, var, limit, want) in wanted {
-        let error = furthest(run.read(var), &want);
+        let error = largest_difference(run.read(var), &want);
         report.bounded(name, "largest difference", error, limit);
     }
     if !backward {
@@ -208,7 +208,7 @@ fn attention_form(
     let mut executor = Executor::new(case.device);
     let run = executor.run(&graph, Some(&mut gradients))?;
     let name = |n: &str| format!("{prefix}{n}");
-    let error = furthest(run.read(output), &file.doubles(&name("out"), &dims)?);
+    let error = largest_difference(run.read(output), &file.doubles(&name("out"), &dims)?);
     report.bounded(name("out"), "largest difference", error, 2e-5);
     let d_qkv = run.gradient(qkv).unwrap_or(&[]);
     for (i, (part, factor)) in [("grad_q", 1.0 / scale), ("grad_k", 1.0), ("grad_v", 1.0)]
@@ -331,7 +331,7 @@ pub(in super::super) fn upsample(case: &Case<'_>, report: &mut Report) -> Result
     let mut executor = Executor::new(case.device);
     let run = executor.run(&graph, None)?;
     let want = file.doubles("interp_of_feats", &[above[0], inputs])?;
-    let error = furthest(run.read(raised), &want);
+    let error = largest_difference(run.read(raised), &want);
     report.bounded("interp_of_feats", "largest difference", error, 5e-6);
     drop(graph);
     check(case, &mut params, Mode::Training, 2e-5, report, |graph| {

@@ -3,7 +3,7 @@
 use super::super::Case;
 use super::super::file::{ReferenceFile, Wanted, buffer, trained};
 use super::super::network::{Input, zero_gradients};
-use super::super::reference::Report;
+use super::super::reference::{Report, largest_difference, worst};
 use super::batch::{ball, classes, config, elements};
 use crate::Result;
 use crate::device::Array;
@@ -30,18 +30,6 @@ const STRAYS: f64 = 1e-3;
 const NEAR: f64 = 0.02;
 /// Largest distance of a parameter after one step, in learning rates of its group.
 const FAR: f64 = 2.1;
-
-/// Largest difference, infinite where lengths differ or something is not finite.
-pub(super) fn furthest(got: &[f32], want: &[f64]) -> f64 {
-    if got.len() != want.len() {
-        return f64::INFINITY;
-    }
-    let distances = got.iter().zip(want).map(|(g, w)| (f64::from(*g) - w).abs());
-    distances.fold(
-        0.0,
-        |m, d| if d.is_nan() { f64::INFINITY } else { m.max(d) },
-    )
-}
 
 /// Outputs of one file, all of them read before anything is computed.
 struct Outputs {
@@ -205,7 +193,7 @@ fn inference(
     let run = executor.run(&graph, None)?;
     for (name, var, want, limit) in wanted {
         let name = format!("{name} ({form})");
-        let error = furthest(run.read(var), want);
+        let error = largest_difference(run.read(var), want);
         report.bounded(name, "largest difference", error, limit);
     }
     Ok(())
@@ -231,7 +219,7 @@ fn training(
     let mut executor = Executor::new(case.device);
     let run = executor.run(&graph, Some(&mut gradients))?;
     drop(graph);
-    let error = furthest(run.read(logits), &wanted.train_logits);
+    let error = largest_difference(run.read(logits), &wanted.train_logits);
     report.bounded("out.train_logits", "largest difference", error, LOGITS);
     let got = f64::from(run.read(loss)[0]);
     report.absolute("out.loss", got, wanted.loss, LOSS);
@@ -260,7 +248,7 @@ fn compare_gradients(
         let got = gradients.get(gradient.id);
         if zero.contains(&gradient.param) {
             let own = want.iter().fold(0.0f64, |m, g| m.max(g.abs()));
-            let largest = furthest(got, &vec![0.0; got.len()]).max(own);
+            let largest = largest_difference(got, &vec![0.0; got.len()]).max(own);
             report.bounded(name, "largest value, should be 0", largest, NOISE);
         } else {
             report.largest(name, got, want, GRADIENT);
@@ -277,12 +265,9 @@ pub(super) fn statistics(wanted: &[Wanted], params: &Params, report: &mut Report
             continue;
         }
         let pairs = params.get(id).iter().zip(want);
-        let worst = pairs
-            .map(|(got, want)| (f64::from(*got) - want).abs() / (1e-5 + 1e-4 * want.abs()))
-            .fold(
-                0.0,
-                |m, e| if e.is_nan() { f64::INFINITY } else { m.max(e) },
-            );
+        let errors =
+            pairs.map(|(got, want)| (f64::from(*got) - want).abs() / (1e-5 + 1e-4 * want.abs()));
+        let worst = worst(errors);
         report.bounded(name, "error / (1e-5 + 1e-4 of the value)", worst, 1.0);
     }
 }
@@ -331,11 +316,12 @@ fn step(
     };
     let (all, clear) = (distances(false), distances(true));
     // the sign of a gradient that should be zero is noise, and so is the move, but not its length
-    let strays = clear.iter().filter(|d| **d > NEAR).count() as f64;
+    let is_near = |d: &&f64| **d <= NEAR; // which no NaN is
+    let strays = (clear.len() - clear.iter().filter(is_near).count()) as f64;
     let share = strays / clear.len().max(1) as f64;
     let measure = "share of parameters more than 0.02 learning rates off";
     report.bounded("after.* parameters", measure, share, STRAYS);
-    let largest = all.iter().fold(0.0f64, |m, d| m.max(*d));
+    let largest = worst(all.into_iter());
     report.bounded("after.* parameters", "learning rates", largest, FAR);
     Ok(())
 }
