@@ -1,7 +1,7 @@
 //! The command line: one subcommand per file, each parses its arguments, calls the library and prints.
 //!
 //! Results go to standard output, everything else to standard error. Exit codes: 0 done, 1 failed, 2 bad input or
-//! arguments, 130 interrupted.
+//! arguments, or an output given up by an interrupt, 130 interrupted.
 //!
 //! A new subcommand is a file with `Args` and `run`, a variant of `Command` and a line in `run`.
 

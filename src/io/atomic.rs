@@ -19,18 +19,9 @@ use crate::{Error, Result};
 static STOP: OnceLock<Arc<AtomicBool>> = OnceLock::new();
 
 /// From now on every output of this process is given up once `flag` is set: the temporary file goes, an older output
-/// stays, and the writer gets [`Error::Interrupted`]. Only the first flag counts.
+/// stays, and the writer gets an error that names the output. Only the first flag counts.
 pub fn give_up_on(flag: Arc<AtomicBool>) {
     let _ = STOP.set(flag);
-}
-
-fn check_stop() -> Result<()> {
-    match STOP.get().is_some_and(|flag| flag.load(Ordering::Relaxed)) {
-        false => Ok(()),
-        true => Err(Error::Interrupted {
-            saved: "the output was given up; what was there before is unchanged".into(),
-        }),
-    }
 }
 
 /// A file being written beside its final place.
@@ -38,6 +29,8 @@ fn check_stop() -> Result<()> {
 pub struct Atomic {
     target: PathBuf,
     file: BufWriter<NamedTempFile>,
+    /// All is on the disk, and no interrupt counts any more.
+    is_settled: bool,
 }
 
 impl Atomic {
@@ -66,6 +59,7 @@ impl Atomic {
         Ok(Atomic {
             target,
             file: BufWriter::with_capacity(1 << 16, file),
+            is_settled: false,
         })
     }
 
@@ -79,9 +73,20 @@ impl Atomic {
         Error::io(&self.target, e)
     }
 
+    /// See [`give_up_on`].
+    fn check_stop(&self) -> Result<()> {
+        match STOP.get().is_some_and(|flag| flag.load(Ordering::Relaxed)) {
+            false => Ok(()),
+            true => Err(Error::unusable(
+                &self.target,
+                "interrupted while it was written; what was there before is unchanged",
+            )),
+        }
+    }
+
     /// Appends bytes.
     pub fn put(&mut self, bytes: &[u8]) -> Result<()> {
-        check_stop()?;
+        self.check_stop()?;
         self.file.write_all(bytes).map_err(|e| self.io(e))
     }
 
@@ -93,22 +98,27 @@ impl Atomic {
         Ok(())
     }
 
-    /// Puts everything so far on the disk, so that what may still fail is the change of the name.
+    /// Puts everything so far on the disk, so that what may still fail is the change of the name. For outputs that
+    /// change together: an interrupt that comes later ends none of them.
     pub fn settle(&mut self) -> Result<()> {
+        self.check_stop()?;
         let done = self
             .file
             .flush()
             .and_then(|()| self.file.get_ref().as_file().sync_all());
+        self.is_settled = true;
         done.map_err(|e| self.io(e))
     }
 
     /// Puts everything on the disk and the file in its place.
     pub fn finish(self) -> Result<()> {
-        let Atomic { target, file } = self;
+        if !self.is_settled {
+            self.check_stop()?;
+        }
+        let Atomic { target, file, .. } = self;
         let fault = |e| Error::io(&target, e);
         let file = file.into_inner().map_err(|e| fault(e.into_error()))?;
         file.as_file().sync_all().map_err(fault)?;
-        check_stop()?;
         file.persist(&target).map_err(|e| fault(e.error))?;
         if let Some(folder) = target.parent().filter(|f| !f.as_os_str().is_empty()) {
             // Makes the new name survive a power cut. Some file systems cannot sync folders; the file itself is safe.
@@ -157,8 +167,8 @@ fn remove_leftovers(folder: &Path, prefix: &str) {
     for entry in entries.flatten() {
         let name = entry.file_name();
         let name = name.to_string_lossy();
-        let is_file = entry.file_type().is_ok_and(|kind| kind.is_file());
-        if !(is_file && name.starts_with(prefix) && name.ends_with(SUFFIX)) {
+        let is_ours = name.starts_with(prefix) && name.ends_with(SUFFIX);
+        if !(is_ours && entry.file_type().is_ok_and(|kind| kind.is_file())) {
             continue;
         }
         if let Ok(file) = File::open(entry.path())

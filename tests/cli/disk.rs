@@ -165,7 +165,7 @@ fn an_interrupt_while_writing_leaves_the_old_file() {
             .unwrap()
             .success()
     );
-    assert_eq!(child.wait().unwrap().code(), Some(130));
+    assert_eq!(child.wait().unwrap().code(), Some(2));
     assert_eq!(std::fs::read(&output).unwrap(), OLD);
     assert!(
         files(folder.path())

@@ -28,7 +28,7 @@ struct Plan {
     schema: PointCloud,
     /// For each attribute whether it is written.
     kept: Vec<bool>,
-    labels: Option<LabelNames>,
+    labels: LabelNames,
 }
 
 struct E57Output {
@@ -42,22 +42,20 @@ struct E57Output {
 }
 
 pub(super) fn create(output: Atomic, plan: &Output<'_>) -> Result<Box<dyn Writer>> {
-    let labelled = plan.classes.is_some();
-    let names = LabelNames::new(plan.schema);
+    let names = LabelNames::of(plan);
+    let labelled = names.is_labelled;
     let source = match plan.source {
         AnySource::E57(source) if source.points == plan.count => Some((**source).clone()),
         _ => None,
     };
     let attributes = plan.schema.attributes.iter();
     let owned = Plan {
-        kept: attributes
-            .map(|a| !(labelled && names.replace(&a.name)))
-            .collect(),
+        kept: attributes.map(|a| !names.replace(&a.name)).collect(),
         schema: PointCloud {
             coord: Vec::new(),
             attributes: plan.schema.select(&[]).attributes,
         },
-        labels: labelled.then_some(names),
+        labels: names,
         source,
     };
     let (queue, batches) = sync_channel(QUEUE);
@@ -188,9 +186,9 @@ fn own(name: &str) -> RecordName {
 
 /// The fields of labels.
 fn label_records(plan: &Plan) -> Vec<Record> {
-    let Some(LabelNames { confidence, .. }) = plan.labels else {
+    if !plan.labels.is_labelled {
         return Vec::new();
-    };
+    }
     let (min, max) = (i64::from(i32::MIN), i64::from(i32::MAX));
     let record = |name: &str, data_type| Record {
         name: own(name),
@@ -199,7 +197,7 @@ fn label_records(plan: &Plan) -> Vec<Record> {
     vec![
         record(LABEL, RecordDataType::Integer { min, max }),
         record(
-            confidence,
+            plan.labels.confidence,
             RecordDataType::Single {
                 min: None,
                 max: None,
@@ -238,8 +236,7 @@ fn copy(
     for cloud in reader.pointclouds() {
         let is_label = |r: &Record| {
             let name = super::fields::name_of(&r.name);
-            plan.labels.is_some_and(|labels| labels.replace(&name))
-                && matches!(r.name, RecordName::Unknown { .. })
+            plan.labels.replace(&name) && matches!(r.name, RecordName::Unknown { .. })
         };
         let keep: Vec<bool> = cloud.prototype.iter().map(|r| !is_label(r)).collect();
         let mut prototype = cloud.prototype.clone();
@@ -247,7 +244,7 @@ fn copy(
         prototype.retain(|_| kept.next() == Some(&true));
         for record in &mut prototype {
             let name = super::fields::name_of(&record.name);
-            let new = plan.labels.map_or(name.as_str(), |l| l.written(&name));
+            let new = plan.labels.written(&name);
             if new != name && matches!(record.name, RecordName::Unknown { .. }) {
                 record.name = own(new);
             }
@@ -264,7 +261,7 @@ fn copy(
                 values.map_err(|e| fault(&source.path, &format!("point {done}"), &e))?;
             let mut kept = keep.iter();
             values.retain(|_| kept.next() == Some(&true));
-            if plan.labels.is_some() {
+            if plan.labels.is_labelled {
                 let label = feed.next().ok_or_else(|| changed(source))?;
                 push_label(&mut values, label);
             }
@@ -382,9 +379,8 @@ fn prototype(plan: &Plan) -> Vec<Record> {
             _ => None,
         };
         let name = standard.filter(|name| !taken(name)).unwrap_or_else(|| {
-            let name = &attribute.name;
-            let plain = plain(plan.labels.map_or(name, |l| l.written(name)));
-            let is_label = plan.labels.is_some_and(|labels| labels.replace(&plain));
+            let plain = plain(plan.labels.written(&attribute.name));
+            let is_label = plan.labels.replace(&plain);
             let mut name = plain.clone();
             let mut number = if is_label { 2 } else { 1 };
             while number > 1 && name == plain || taken(&own(&name)) {

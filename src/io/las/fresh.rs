@@ -53,9 +53,8 @@ fn grid((low, high): ([f64; 3], [f64; 3])) -> ([f64; 3], [f64; 3]) {
 
 impl Fresh {
     pub fn plan(plan: &Output<'_>, path: &Path) -> Result<(Frame, Fresh, Vec<Warning>)> {
-        let labelled = plan.classes.is_some();
         let attributes = &plan.schema.attributes;
-        let names_of_labels = LabelNames::new(plan.schema);
+        let labels = LabelNames::of(plan);
         let has = |name: &str| attributes.iter().any(|a| a.name == name);
         let colored =
             attributes.iter().any(is_packed) || ["red", "green", "blue"].iter().all(|n| has(n));
@@ -78,21 +77,13 @@ impl Fresh {
         };
         let places: Vec<Place> = (attributes.iter())
             .map(|a| {
-                let name = match labelled {
-                    true => names_of_labels.written(&a.name),
-                    false => &a.name,
-                };
-                place(a, &fields, labelled.then_some(names_of_labels))
+                let name = labels.written(&a.name);
+                place(a, &fields, &labels)
                     .unwrap_or_else(|| Place::Extra(describe(name, a.column.kind(), "")))
             })
             .collect();
-        let confidence = labelled.then(|| {
-            describe(
-                names_of_labels.confidence,
-                Kind::F32,
-                "probability of the class",
-            )
-        });
+        let text = "probability of the class";
+        let confidence = (labels.is_labelled).then(|| describe(labels.confidence, Kind::F32, text));
         let mut vlrs = Vec::new();
         if extras.len() > usize::from(u16::MAX) {
             let fault = format!(
@@ -209,16 +200,14 @@ fn unique(name: &str, taken: &[String]) -> String {
     found
 }
 
-/// The field of the point format that holds an attribute, if there is one. `labels` are the names of new labels, if there
-/// will be some.
-fn place(attribute: &Attribute, fields: &[Field], labels: Option<LabelNames>) -> Option<Place> {
+/// The field of the point format that holds an attribute, if there is one.
+fn place(attribute: &Attribute, fields: &[Field], labels: &LabelNames) -> Option<Place> {
     let name = attribute.name.as_str();
-    let labelled = labels.is_some();
-    if labels.is_some_and(|labels| labels.replace(name)) {
+    if labels.replace(name) {
         return Some(Place::Nowhere);
     }
     // The class field is for the new labels.
-    if labelled && name == "classification" {
+    if labels.is_labelled && name == "classification" {
         return None;
     }
     let kind = attribute.column.kind();

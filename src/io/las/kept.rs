@@ -81,7 +81,7 @@ impl Kept {
         tail: &mut Tail,
     ) {
         let (extras, _) = source.extras();
-        let name = LabelNames::new(schema).confidence;
+        let name = LabelNames::new(schema, true).confidence;
         let plain = |e: &&Extra| e.kind() == Some((Kind::F32, 1)) && e.is_plain();
         if let Some(old) = extras.iter().filter(plain).find(|e| e.name == name) {
             self.confidence = Some(old.offset);

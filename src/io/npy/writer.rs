@@ -11,8 +11,8 @@ use super::column_of;
 use super::header::{Field, Layout, Stored, header_bytes};
 
 pub(super) fn create(mut output: Atomic, plan: &Output<'_>) -> Result<Box<dyn Writer>> {
-    let labelled = plan.classes.is_some();
-    let names = LabelNames::new(plan.schema);
+    let names = LabelNames::of(plan);
+    let labelled = names.is_labelled;
     let form = match plan.source {
         AnySource::Npy(source) if source.layout.is_structured => {
             Form::Fields(Kept::new(&source.layout, plan))
@@ -20,7 +20,7 @@ pub(super) fn create(mut output: Atomic, plan: &Output<'_>) -> Result<Box<dyn Wr
         AnySource::Npy(source) => Form::Table(Table::new(&source.layout, labelled)),
         _ => Form::Attributes(
             (plan.schema.attributes.iter())
-                .map(|a| !(labelled && names.replace(&a.name)))
+                .map(|a| !names.replace(&a.name))
                 .collect(),
         ),
     };
@@ -167,18 +167,10 @@ fn quoted(name: &str) -> String {
     format!("'{clean}'")
 }
 
-/// The name under which an attribute that stays is written.
-fn written(plan: &Output<'_>, name: &str) -> String {
-    match plan.classes {
-        Some(_) => LabelNames::new(plan.schema).written(name).to_string(),
-        None => name.to_string(),
-    }
-}
-
 /// The fields of new labels, if there are any.
 fn label_fields(plan: &Output<'_>) -> Option<String> {
-    let LabelNames { confidence, .. } = LabelNames::new(plan.schema);
-    (plan.classes.is_some()).then(|| format!("('{LABEL}', '<i4'), ('{confidence}', '<f4')"))
+    let names = LabelNames::of(plan);
+    (names.is_labelled).then(|| format!("('{LABEL}', '<i4'), ('{}', '<f4')", names.confidence))
 }
 
 /// Records whose fields stay, but for old labels.
@@ -188,21 +180,21 @@ struct Kept {
 
 impl Kept {
     fn new(layout: &Layout, plan: &Output<'_>) -> Self {
-        let names = LabelNames::new(plan.schema);
-        let replaced = |f: &Field| plan.classes.is_some() && names.replace(&f.name);
+        let names = LabelNames::of(plan);
         Kept {
             fields: (layout.fields.iter())
-                .filter(|f| !replaced(f))
+                .filter(|f| !names.replace(&f.name))
                 .cloned()
                 .collect(),
         }
     }
 
     fn descr(&self, plan: &Output<'_>) -> String {
+        let names = LabelNames::of(plan);
         let mut parts: Vec<String> = (self.fields.iter())
             .map(|f| {
                 let shape: String = f.shape.iter().map(|d| format!("{d}, ")).collect();
-                let name = quoted(&written(plan, &f.name));
+                let name = quoted(names.written(&f.name));
                 match f.shape.is_empty() {
                     true => format!("({name}, '{}')", f.descr),
                     false => format!("({name}, '{}', ({shape}))", f.descr),
@@ -215,6 +207,7 @@ impl Kept {
 }
 
 fn attribute_descr(plan: &Output<'_>, kept: &[bool]) -> String {
+    let names = LabelNames::of(plan);
     let mut parts: Vec<String> = ["x", "y", "z"].map(|n| format!("('{n}', '<f8')")).into();
     for (a, _) in plan
         .schema
@@ -224,7 +217,7 @@ fn attribute_descr(plan: &Output<'_>, kept: &[bool]) -> String {
         .filter(|(_, kept)| **kept)
     {
         let kind = descr(a.column.kind(), Endian::Little);
-        parts.push(format!("({}, '{kind}')", quoted(&written(plan, &a.name))));
+        parts.push(format!("({}, '{kind}')", quoted(names.written(&a.name))));
     }
     parts.extend(label_fields(plan));
     format!("[{}]", parts.join(", "))

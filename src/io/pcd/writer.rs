@@ -46,17 +46,17 @@ fn entry(name: impl Into<String>, kind: Kind) -> Entry {
 }
 
 pub(super) fn create(mut output: Atomic, plan: &Output<'_>) -> Result<Box<dyn Writer>> {
-    let labelled = plan.classes.is_some();
-    let names = LabelNames::new(plan.schema);
+    let names = LabelNames::of(plan);
+    let labelled = names.is_labelled;
     let (mut entries, recipe, source) = match plan.source {
         AnySource::Pcd(source) => {
             let header = &source.header;
             let kept: Vec<bool> = (header.fields.iter())
-                .map(|f| !(labelled && f.count == 1 && names.replace(&f.name)))
+                .map(|f| !(f.count == 1 && names.replace(&f.name)))
                 .collect();
-            let written = |f: &Field| match labelled && f.count == 1 {
-                true => names.written(&f.name).to_string(),
-                false => f.name.clone(),
+            let written = |f: &Field| match f.count {
+                1 => names.written(&f.name).to_string(),
+                _ => f.name.clone(),
             };
             let entries = (header.fields.iter().zip(&kept)).filter(|(_, kept)| **kept);
             let entries: Vec<Entry> = entries
@@ -98,19 +98,14 @@ pub(super) fn create(mut output: Atomic, plan: &Output<'_>) -> Result<Box<dyn Wr
 
 /// Fields for the attributes of a cloud.
 fn fresh(plan: &Output<'_>) -> (Vec<Entry>, Vec<bool>) {
-    let labelled = plan.classes.is_some();
     let mut entries: Vec<Entry> = ["x", "y", "z"].map(|n| entry(n, Kind::F64)).into();
     let mut kept = Vec::new();
-    let names = LabelNames::new(plan.schema);
+    let names = LabelNames::of(plan);
     for a in &plan.schema.attributes {
-        let is_kept = !(labelled && names.replace(&a.name));
+        let is_kept = !names.replace(&a.name);
         kept.push(is_kept);
         if is_kept {
-            let name = match labelled {
-                true => names.written(&a.name),
-                false => &a.name,
-            };
-            let name = unique(name, &entries);
+            let name = unique(names.written(&a.name), &entries);
             entries.push(entry(name, a.column.kind()));
         }
     }

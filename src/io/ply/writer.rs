@@ -66,11 +66,12 @@ fn class_lines(plan: &Output<'_>) -> Vec<String> {
 }
 
 fn label_lines(plan: &Output<'_>) -> Vec<String> {
-    match plan.classes {
-        None => Vec::new(),
-        Some(_) => vec![
+    let names = LabelNames::of(plan);
+    match names.is_labelled {
+        false => Vec::new(),
+        true => vec![
             format!("property int {LABEL}"),
-            format!("property float {}", LabelNames::new(plan.schema).confidence),
+            format!("property float {}", names.confidence),
         ],
     }
 }
@@ -80,10 +81,9 @@ fn kept(source: &Source, plan: &Output<'_>) -> (Vec<u8>, Recipe) {
     let header = &source.header;
     let points = header.points();
     let newline = header.newline();
-    let labelled = plan.classes.is_some();
-    let names = LabelNames::new(plan.schema);
+    let names = LabelNames::of(plan);
     let replaced: Vec<bool> = (points.properties.iter())
-        .map(|p| labelled && p.list.is_none() && names.replace(&p.name))
+        .map(|p| p.list.is_none() && names.replace(&p.name))
         .collect();
     let mut head: Vec<u8> = Vec::new();
     let mut pending = label_lines(plan);
@@ -108,7 +108,7 @@ fn kept(source: &Source, plan: &Output<'_>) -> (Vec<u8>, Recipe) {
                 );
             }
             Meaning::Property(e, p) if *e == header.vertex && replaced[*p] => {}
-            Meaning::Property(e, p) if labelled && *e == header.vertex => {
+            Meaning::Property(e, p) if *e == header.vertex => {
                 let property = &points.properties[*p];
                 let name = match property.list {
                     None => names.written(&property.name),
@@ -119,7 +119,7 @@ fn kept(source: &Source, plan: &Output<'_>) -> (Vec<u8>, Recipe) {
                     false => push(&mut head, &format!("property {} {name}", words[1]), newline),
                 }
             }
-            _ if labelled && is_class_line(&words) => {}
+            _ if names.is_labelled && is_class_line(&words) => {}
             _ => head.extend_from_slice(line),
         }
         if words.first() == Some(&"format") {
@@ -149,17 +149,16 @@ fn is_class_line(words: &[&str]) -> bool {
 
 /// A header for the attributes of a cloud.
 fn fresh(plan: &Output<'_>) -> (Vec<u8>, Recipe) {
-    let labelled = plan.classes.is_some();
-    let new = LabelNames::new(plan.schema);
+    let new = LabelNames::of(plan);
     let kept: Vec<bool> = (plan.schema.attributes.iter())
-        .map(|a| !(labelled && new.replace(&a.name)))
+        .map(|a| !new.replace(&a.name))
         .collect();
     let mut lines = vec!["ply".to_string(), "format binary_little_endian 1.0".into()];
     lines.extend(class_lines(plan));
     lines.push(format!("element vertex {}", plan.count));
     let mut names: Vec<String> = ["x", "y", "z"].map(String::from).into();
     lines.extend(names.iter().map(|n| format!("property double {n}")));
-    if labelled {
+    if new.is_labelled {
         names.extend([LABEL.into(), new.confidence.into()]);
     }
     for (a, _) in plan
@@ -169,11 +168,7 @@ fn fresh(plan: &Output<'_>) -> (Vec<u8>, Recipe) {
         .zip(&kept)
         .filter(|(_, kept)| **kept)
     {
-        let name = match labelled {
-            true => new.written(&a.name),
-            false => &a.name,
-        };
-        let name = unique(name, &names);
+        let name = unique(new.written(&a.name), &names);
         lines.push(format!("property {} {name}", kind_name(a.column.kind())));
         names.push(name);
     }

@@ -76,8 +76,8 @@ impl TextWriter {
         let layout = &source.layout;
         let columns = layout.columns.iter();
         let is_named = !layout.header.is_empty();
-        let new = LabelNames::new(plan.schema);
-        let replaced = |name: &str| is_named && self.labelled && new.replace(name);
+        let new = LabelNames::of(plan);
+        let replaced = |name: &str| is_named && new.replace(name);
         let kept: Vec<bool> = columns.map(|c| !replaced(&c.name)).collect();
         let mut head = layout.head.clone();
         if is_named {
@@ -86,10 +86,7 @@ impl TextWriter {
             let names = line.trim_start_matches(['#', '/', '%', ' ', '\t']);
             head.extend_from_slice(&line.as_bytes()[..line.len() - names.len()]);
             let line = names.trim_end();
-            let line = match self.labelled {
-                true => renamed(line, layout, new),
-                false => line.to_string(),
-            };
+            let line = renamed(line, layout, &new);
             let mut names = kept_fields(&line, layout.header_separator, &kept);
             if self.labelled {
                 let quote = if line.ends_with('"') { "\"" } else { "" };
@@ -112,19 +109,16 @@ impl TextWriter {
         let is_csv = crate::io::extension(self.output.path()) == "csv";
         self.separator = if is_csv { "," } else { " " };
         let mut names: Vec<String> = ["x", "y", "z"].map(String::from).into();
-        let new = LabelNames::new(plan.schema);
+        let new = LabelNames::of(plan);
         if self.labelled {
             names.extend([LABEL.into(), new.confidence.into()]);
         }
         let own = names.split_off(3);
         for attribute in &plan.schema.attributes {
-            let stays = !(self.labelled && new.replace(&attribute.name));
+            let stays = !new.replace(&attribute.name);
             self.attributes.push(stays);
             if stays {
-                let name = match self.labelled {
-                    true => new.written(&attribute.name),
-                    false => &attribute.name,
-                };
+                let name = new.written(&attribute.name);
                 let name = unique(name, names.iter().chain(&own));
                 names.push(name);
             }
@@ -199,7 +193,7 @@ fn kept_fields(line: &str, separator: Separator, kept: &[bool]) -> String {
 }
 
 /// The line of names with those that give way to new labels.
-fn renamed(line: &str, layout: &Layout, new: LabelNames) -> String {
+fn renamed(line: &str, layout: &Layout, new: &LabelNames) -> String {
     let separator = layout.header_separator;
     if layout
         .columns
