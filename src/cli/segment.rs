@@ -96,7 +96,7 @@ pub struct Args {
     /// Most voxels that the network sees at once; larger scans are cut into overlapping tiles
     #[arg(long, value_name = "N", default_value_t = TILE_VOXELS)]
     tile_voxels: usize,
-    /// Most memory to use, such as 512MiB or 2GiB; scans that need more go through temporary files in the folder of the output
+    /// Most memory to use, such as 512MiB or 2GiB, but for clouds of bags, which are held whole; scans that need more go through temporary files in the folder of the output
     /// [default: half of what the machine has free]
     #[arg(long, value_name = "SIZE")]
     memory: Option<Memory>,
@@ -128,6 +128,10 @@ pub fn run(args: Args, global: &Global) -> anyhow::Result<ExitCode> {
         if args.output.is_some() || args.json {
             let fault = "with - as input, labels go to standard output and nothing else is written";
             return Err(Error::argument("output", fault).into());
+        }
+        if args.memory.is_some() {
+            let fault = "clouds of a stream are in memory as wholes; send smaller ones";
+            return Err(Error::argument("memory", fault).into());
         }
         let mut chosen = Chosen::of(&args, global)?;
         global.announce();
@@ -169,6 +173,7 @@ fn all(
     let mut failed = Vec::new();
     let mut skipped = 0;
     for job in list {
+        signals::check("the scans so far are labelled; the same command goes on with the others")?;
         if !args.again && job.is_done() {
             skipped += 1;
             continue;
@@ -237,6 +242,17 @@ struct Chosen {
 }
 
 impl Chosen {
+    /// A report with the names of what was read, written and used.
+    fn named(&self, report: Report, [input, output]: [&Path; 2], global: &Global) -> Report {
+        Report {
+            input: input.display().to_string(),
+            output: output.display().to_string(),
+            model: self.name.clone(),
+            device: global.device.to_string(),
+            ..report
+        }
+    }
+
     /// Loads what was asked for by name; a model that depends on the scan is loaded later.
     fn of(args: &Args, global: &Global) -> anyhow::Result<Chosen> {
         let (name, segmenter) = match (&args.weights, &args.model) {
@@ -299,9 +315,15 @@ fn one(
     io::Atomic::create(output).context("preparing the output")?;
     let start = Instant::now();
     let reader = io::open(input).context("reading the scan")?;
-    let memory = args.memory.unwrap_or_else(Memory::of_machine);
-    if !large::is_held(args, chosen, input, &*reader, memory)? {
-        return large::run(args, global, chosen, map, [input, output], reader, memory);
+    let points = large::expected(input, &*reader).context("reading the scan")?;
+    if !large::is_held(args, chosen, points, &*reader)? {
+        let scan = large::Scan {
+            input,
+            output,
+            reader,
+            points,
+        };
+        return large::run(args, global, chosen, map, scan);
     }
     let scan = io::collect(reader).context("reading the scan")?;
     scan.warnings.iter().for_each(print::warning);
@@ -313,6 +335,8 @@ fn one(
         .for_scan(&scan, global)
         .with_context(|| format!("segmenting {}", input.display()))?;
     let codes = map.resolve(segmenter)?;
+    let metadata = segmenter.metadata();
+    let truth = truth::truth(&scan.cloud, metadata, &codes, args.labels.as_deref())?;
     io::check_output(output, &scan, &codes.all()).context("preparing the output")?;
     let read = start.elapsed();
 
@@ -332,14 +356,8 @@ fn one(
     notes.iter().for_each(print::warning);
     let written = start.elapsed() - read - segmented;
 
-    let metadata = segmenter.metadata();
-    let truth = truth::truth(&scan.cloud, metadata, &codes, args.labels.as_deref())?;
-    let mut report = Report::new(metadata, &prediction, truth.as_ref());
-    report.set_codes(&codes.of_class);
-    report.input = input.display().to_string();
-    report.output = output.display().to_string();
-    report.model.clone_from(&chosen.name);
-    report.device = global.device.to_string();
+    let mut report = Report::new(segmenter.metadata(), &prediction, truth.as_ref());
     report.set_times([read, segmented, written]);
-    Ok(report)
+    report.set_codes(&codes.of_class);
+    Ok(chosen.named(report, [input, output], global))
 }

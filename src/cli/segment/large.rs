@@ -11,7 +11,7 @@ use crate::infer::large::{Large, Results, Survey};
 use crate::infer::memory::{ANY_NETWORK, Memory, Needs};
 use crate::infer::shipped::Facts;
 use crate::infer::{Prediction, Segmenter, Shipped};
-use crate::io::{self, Reader, Scan, Warning};
+use crate::io::{self, Reader, Warning};
 use crate::measure::peak_memory;
 use crate::weights::InputSpec;
 use crate::{Error, Result};
@@ -24,15 +24,29 @@ const WITNESSES: usize = 1 << 16;
 /// Rows that are measured where a format does not say how many there are.
 const SAMPLE: usize = 1000;
 
-/// True when a scan can be labelled in memory as a whole.
+/// What is to be labelled.
+pub struct Scan<'a> {
+    pub input: &'a Path,
+    pub output: &'a Path,
+    /// At the start of the input.
+    pub reader: Box<dyn Reader>,
+    /// Number of points, about.
+    pub points: u64,
+}
+
+/// The budget that was asked for, or that of the machine.
+fn budget(args: &Args) -> Memory {
+    args.memory.unwrap_or_else(Memory::of_machine)
+}
+
+/// True when a scan of about `points` points can be labelled in memory as a whole.
 pub fn is_held(
     args: &Args,
     chosen: &mut Chosen,
-    input: &Path,
+    points: u64,
     reader: &dyn Reader,
-    memory: Memory,
 ) -> anyhow::Result<bool> {
-    let points = expected(input, reader).context("reading the scan")?;
+    let memory = budget(args);
     let any = Needs {
         features: &[],
         classes: 0,
@@ -41,14 +55,16 @@ pub fn is_held(
     };
     let holds = |needs: &Needs<'_>| memory.holds(points, reader.schema(), args.tile_voxels, needs);
     Ok(match (&mut chosen.segmenter, chosen.by_scan) {
-        // The network is only measured where it matters.
-        (Some(segmenter), false) if !holds(&any) => holds(&segmenter.needs(any.held)?),
+        // The network is only measured where it matters: a budget of the user's is kept whatever the network takes.
+        (Some(segmenter), false) if args.memory.is_some() || !holds(&any) => {
+            holds(&segmenter.needs(any.held)?)
+        }
         _ => holds(&any),
     })
 }
 
 /// Number of points of a scan, about.
-fn expected(input: &Path, reader: &dyn Reader) -> Result<u64> {
+pub fn expected(input: &Path, reader: &dyn Reader) -> Result<u64> {
     if let Some(count) = reader.count() {
         return Ok(count);
     }
@@ -69,7 +85,7 @@ fn expected(input: &Path, reader: &dyn Reader) -> Result<u64> {
 struct Read {
     large: Large,
     /// No points but some without coordinates; what the file held besides them.
-    rest: Scan,
+    rest: io::Scan,
     /// Names and types of the attributes.
     schema: PointCloud,
     labels: LabelSearch,
@@ -82,17 +98,17 @@ pub fn run(
     global: &Global,
     chosen: &mut Chosen,
     map: &LabelMap,
-    [input, output]: [&Path; 2],
-    reader: Box<dyn Reader>,
-    memory: Memory,
+    scan: Scan<'_>,
 ) -> anyhow::Result<Report> {
-    let start = Instant::now();
+    let (start, memory) = (Instant::now(), budget(args));
+    let Scan { input, output, .. } = scan;
     let folder = output.parent().unwrap_or(Path::new(""));
     let inputs = chosen.inputs()?;
     if let (Some(segmenter), false) = (&mut chosen.segmenter, chosen.by_scan) {
-        memory.share(args.tile_voxels, &segmenter.needs(reader.held())?)?;
+        memory.share(args.tile_voxels, &segmenter.needs(scan.reader.held())?)?;
     }
-    let read = read(args, global, folder, &inputs, input, reader, memory)?;
+    let read = read(args, global, (folder, &inputs), scan)?;
+    read.labels.found(&read.schema)?;
     let context = || format!("segmenting {}", input.display());
     let measured = *read.large.measured();
     let (schema, source) = (&read.schema, &read.rest.source);
@@ -141,13 +157,9 @@ pub fn run(
         temporary: read.large.bytes(),
         blocks: outcome.blocks,
     });
-    report.set_codes(&codes.of_class);
-    report.input = input.display().to_string();
-    report.output = output.display().to_string();
-    report.model.clone_from(&chosen.name);
-    report.device = global.device.to_string();
     report.set_times([reading, segmented, written]);
-    Ok(report)
+    report.set_codes(&codes.of_class);
+    Ok(chosen.named(report, [input, output], global))
 }
 
 impl Chosen {
@@ -164,19 +176,22 @@ impl Chosen {
 fn read(
     args: &Args,
     global: &Global,
-    folder: &Path,
-    inputs: &[InputSpec],
-    input: &Path,
-    mut reader: Box<dyn Reader>,
-    memory: Memory,
+    (folder, inputs): (&Path, &[InputSpec]),
+    scan: Scan<'_>,
 ) -> anyhow::Result<Read> {
     let context = "reading the scan";
+    let Scan {
+        input,
+        mut reader,
+        points,
+        ..
+    } = scan;
     let held = reader.held();
-    let points = expected(input, &*reader).context(context)?;
     let schema = reader.schema().clone();
-    let mut survey = Survey::new(folder, &schema, inputs, points, memory.buffer(held))?;
+    let buffer = budget(args).buffer(held);
+    let mut survey = Survey::new(folder, &schema, inputs, points, buffer)?;
     let mut labels = LabelSearch::new(args.labels.as_deref());
-    let mut rest = Scan::default();
+    let mut rest = io::Scan::default();
     let progress = Progress::of_points(global, "reading");
     let mut done = 0;
     while let Some(chunk) = reader.next_chunk(io::CHUNK).context(context)? {
@@ -244,7 +259,6 @@ fn write(
         .next_chunk(io::CHUNK)
         .context("reading the scan again")?
     {
-        signals::check(KEPT)?;
         let points = chunk.cloud.len();
         let (class, confidence) = results.get(done, points)?;
         let truth = match truth {
@@ -271,7 +285,6 @@ fn write(
     if done != measured.points {
         return Err(changed(input).into());
     }
-    signals::check(KEPT)?;
     let mut notes: Vec<Warning> = writer.finish().context(context)?;
     notes.extend(io::beyond_attributes(output, &read.rest.source)?);
     notes.iter().for_each(print::warning);
