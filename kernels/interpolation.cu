@@ -1,5 +1,5 @@
 // Weights of an interpolation stencil from squared distances. One thread per fine point. Bound by bandwidth.
-#include "common.cuh"
+#include "tree.cuh"
 
 // index: rows of neighbours that do not exist become `pad`, or the first coarse row of the element.
 // weight[i] = r[i] / (r[0] + r[1] + r[2]) with r[i] = 1 / (distance[i] + 1e-8); squared distances before.
@@ -18,17 +18,7 @@ extern "C" __global__ void interpolation_weights(
         for (int j = 0; j < 3; ++j) {
             r[j] = __fdiv_rn(1.0f, __fadd_rn(__fsqrt_rn(weight[3 * i + j]), 1e-8f));
             if (index[3 * i + j] != MISSING) continue;
-            u32 pad = last;
-            if (pad == MISSING) {
-                u32 low = 0, high = elements;
-                while (high - low > 1) {
-                    const u32 middle = (low + high) / 2;
-                    if (fine_starts[middle] <= i) low = middle;
-                    else high = middle;
-                }
-                pad = starts[low];
-            }
-            index[3 * i + j] = pad;
+            index[3 * i + j] = last == MISSING ? starts[element_of(fine_starts, elements, (u32)i)] : last;
         }
         const float sum = __fadd_rn(__fadd_rn(r[0], r[1]), r[2]);
 #pragma unroll

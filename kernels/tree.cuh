@@ -39,12 +39,12 @@ __device__ __forceinline__ void store_union(Box box, float* boxes, u32 count, u3
     boxes[6ull * count + i] = __uint_as_float(box.row);
 }
 
-// The element to which block `block` belongs: the last one that starts at or before it.
-__device__ __forceinline__ u32 element_of(const u32* first_blocks, u32 elements, u32 block) {
+// The element to which a block or point belongs: the last one that starts at or before it.
+__device__ __forceinline__ u32 element_of(const u32* starts, u32 elements, u32 place) {
     u32 low = 0, high = elements;
     while (high - low > 1) {
         const u32 middle = (low + high) / 2;
-        if (first_blocks[middle] <= block) low = middle;
+        if (starts[middle] <= place) low = middle;
         else high = middle;
     }
     return low;

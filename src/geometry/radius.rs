@@ -94,13 +94,13 @@ fn squared_limit(radius: f32, k: usize) -> Result<f32> {
             format!("{k} is not in 1..={MAX_NEIGHBORS}"),
         ));
     }
-    if !(radius > 0.0 && radius.is_finite()) {
-        return Err(Error::argument(
-            "radius",
-            format!("{radius} m is not a positive number"),
-        ));
+    let squared = radius * radius;
+    if !(radius > 0.0 && squared.is_finite()) {
+        let fault =
+            format!("{radius} m is not a positive number whose square single precision holds");
+        return Err(Error::argument("radius", fault));
     }
-    Ok(radius * radius)
+    Ok(squared)
 }
 
 /// The `k` nearest, without those beyond the limit.

@@ -304,7 +304,7 @@ impl<O: Op> Check<O> {
         let mut d_inputs = Vec::new();
         for (i, input) in self.inputs.iter().enumerate() {
             d_inputs.push(if input.differentiable {
-                Some(filled(device, &base(i))?)
+                Some(Memory::of(device, &base(i))?)
             } else {
                 None
             });
@@ -312,7 +312,7 @@ impl<O: Op> Check<O> {
         let mut d_outputs = Vec::new();
         for o in 0..plan.outputs.len() {
             let given = upstream.get(o).and_then(Option::as_ref);
-            d_outputs.push(given.map(|u| filled(device, u)).transpose()?);
+            d_outputs.push(given.map(|u| Memory::of(device, u)).transpose()?);
         }
         let mut scratch = [poison(device, plan.scratch(device)[1])?];
         let named = |list: &[usize], all: Vec<Binding>| -> Vec<Option<Binding>> {
@@ -359,7 +359,7 @@ struct Buffers {
 
 impl Buffers {
     fn forward(device: Device, plan: &Plan, inputs: &[Input]) -> Result<Buffers> {
-        let inputs = inputs.iter().map(|i| filled(device, &i.values));
+        let inputs = inputs.iter().map(|i| Memory::of(device, &i.values));
         let outputs = plan.outputs.iter().map(|s| poison(device, s.len()));
         let saved = plan.saved.iter().map(|w| poison(device, *w));
         Ok(Buffers {
@@ -371,12 +371,8 @@ impl Buffers {
     }
 }
 
-fn filled(device: Device, values: &[f32]) -> Result<Memory> {
-    Memory::of(device, values)
-}
-
 fn poison(device: Device, words: usize) -> Result<Memory> {
-    filled(device, &vec![f32::NAN; words])
+    Memory::of(device, &vec![f32::NAN; words])
 }
 
 /// What the memories hold, read back.

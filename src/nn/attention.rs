@@ -249,7 +249,7 @@ impl GroupedVectorAttention {
         pairs: &Pairs,
     ) -> Result<Var> {
         let a = self.record_encode(graph)?; // [G, C]
-        let mut position = None;
+        let mut position = Vec::new();
         let shared;
         let a_bias = self.encode_bias.map(|b| graph.param(b)); // [1, G]
         if let Some(encoding) = &self.bias {
@@ -261,7 +261,8 @@ impl GroupedVectorAttention {
             inputs.extend(a_bias);
             let c0 = graph.push(ops::Linear::new(a_bias.is_some()), &inputs)?; // [1, G]
             shared = vec![p, m, c0];
-            position = Some([Some(p), Some(w2), Some(b2), pairs.offsets]);
+            position.extend([p, w2, b2]);
+            position.extend(pairs.offsets);
         } else {
             let none = Shape::new(1, self.config.groups);
             let zero = || graph.input(Array::from(vec![0.0; none.cols]), none);
@@ -274,7 +275,7 @@ impl GroupedVectorAttention {
         let mix = graph.param(self.mix.weight); // [G, G]
         let mix_bias = graph.param(self.mix.bias.expect("registered with a bias")); // [1, G]
         let mut inputs = vec![e, st, mix, mix_bias, v];
-        inputs.extend(position.into_iter().flatten().flatten());
+        inputs.extend(position);
         let rate = match graph.mode() {
             Mode::Training => self.config.dropout,
             _ => 0.0,

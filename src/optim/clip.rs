@@ -1,8 +1,8 @@
 //! Length of a gradient, and its limit.
 
-use super::{PIECE, address, address_mut, read};
+use super::{PIECE, address, address_mut};
 use crate::Result;
-use crate::device::cuda::{Grid, args, kernels};
+use crate::device::cuda::{Buffer, Grid, args, kernels};
 use crate::device::{Device, Gpu, Memory};
 use rayon::prelude::*;
 
@@ -31,16 +31,15 @@ fn norm_on_cpu(gradients: &[f32]) -> f64 {
 }
 
 fn norm_on(gpu: Gpu, gradients: &Memory) -> Result<f64> {
-    let device = Device::Cuda(gpu);
     let words = gradients.len();
     let count = words.div_ceil(PIECE);
-    let (mut squares, mut length) = (Memory::new(device, 2 * count)?, Memory::new(device, 2)?);
-    let parts = address_mut(&mut squares)?;
-    let args = args![address(gradients)?, words, PIECE, parts];
+    let squares = Buffer::new::<f64>(gpu, count)?;
+    let length = Buffer::new::<f64>(gpu, 1)?;
+    let args = args![address(gradients)?, words, PIECE, squares.at()];
     gpu.launch(&KERNELS, "clip_squares", Grid::new(count, THREADS), args)?;
-    let args = args![parts, count, address_mut(&mut length)?];
+    let args = args![squares.at(), count, length.at()];
     gpu.launch(&KERNELS, "clip_length", Grid::new(1, THREADS), args)?;
-    Ok(bytemuck::cast_slice(read(&length)?)[0])
+    Ok(length.read::<f64>(1)?[0])
 }
 
 /// Shortens `gradients` of norm `length` to at most `limit`, as PyTorch's `clip_grad_norm_`.

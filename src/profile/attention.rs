@@ -5,6 +5,7 @@
 //! neighbours and weights, again and again; for the official code only the fewest bytes are counted.
 
 use super::cases::{self, NEIGHBOURS, Stage};
+use super::gpus::Work;
 use super::official::{self, Chain};
 use super::{Counts, KernelCost};
 use crate::Result;
@@ -114,12 +115,18 @@ fn scaled(
     chain: &Chain,
 ) -> Bytes {
     let ratio = points as f64 / counted.points as f64;
-    let weights = least.min(weights as u64);
+    let grown = |bytes: u64, fixed: usize| {
+        let work = Work {
+            bytes,
+            ..Work::default()
+        };
+        work.scaled(fixed as u64, ratio).bytes
+    };
     Bytes {
         channels: counted.channels,
         points,
-        least: weights + ((least - weights) as f64 * ratio) as u64,
-        requested: (requested as f64 * ratio) as u64,
+        least: grown(least, weights),
+        requested: grown(requested, 0),
         official: 4 * chain.words(),
     }
 }

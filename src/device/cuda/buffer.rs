@@ -10,6 +10,8 @@ pub struct Buffer {
     gpu: Gpu,
     cuda: &'static Cuda,
     base: Pointer,
+    /// Size.
+    bytes: usize,
 }
 
 impl Drop for Buffer {
@@ -27,7 +29,12 @@ impl Buffer {
         let cuda = gpu.open()?;
         let bytes = count.saturating_mul(size_of::<T>());
         let base = cuda.allocate(bytes)?;
-        Ok(Buffer { gpu, cuda, base })
+        Ok(Buffer {
+            gpu,
+            cuda,
+            base,
+            bytes,
+        })
     }
 
     /// Memory for `count` 32-bit words, all zero.
@@ -56,7 +63,11 @@ impl Buffer {
     ///
     /// # Errors
     /// A fault of the GPU or of queued work.
+    ///
+    /// # Panics
+    /// When it does not hold that many.
     pub fn read<T: Pod>(&self, count: usize) -> Result<Vec<T>> {
+        assert!(count.saturating_mul(size_of::<T>()) <= self.bytes);
         let mut values = vec![T::zeroed(); count];
         self.cuda
             .download(self.base, bytemuck::cast_slice_mut(&mut values))?;
@@ -67,7 +78,11 @@ impl Buffer {
     ///
     /// # Errors
     /// As [`Buffer::read`].
+    ///
+    /// # Panics
+    /// As there.
     pub fn read_word(&self, at: usize) -> Result<u32> {
+        assert!(at < self.bytes / 4);
         let mut word = [0u32];
         self.cuda
             .download(self.base.offset(at), bytemuck::cast_slice_mut(&mut word))?;

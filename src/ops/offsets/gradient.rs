@@ -22,9 +22,9 @@ pub fn add_offset_gradient(
 ) {
     let (k, channels) = (neighbors.k, position.len() / 4);
     let stride = channels.next_multiple_of(16);
+    let mut planes = vec![0.0; 4 * stride];
+    pack_planes(position, stride, &mut planes);
     parallel::for_each_rows(d_offsets, 3 * k, POINTS, |first, d_offsets| {
-        let mut planes = vec![0.0; 4 * stride];
-        pack_planes(position, stride, &mut planes);
         let mut d_h = vec![0.0; k * channels];
         for (point, d_offsets) in d_offsets.chunks_exact_mut(3 * k).enumerate() {
             gradient(first + point, &mut d_h);
