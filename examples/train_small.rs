@@ -78,7 +78,7 @@ impl Dataset for Scenes {
     }
 }
 
-/// Sees every step, and could stop the run; it would go on from its checkpoint with `run(true, …)`.
+/// Sees every step, and could stop the run; it would go on from its checkpoint with `Start::Resume`.
 struct Print;
 
 impl Watch for Print {

@@ -187,7 +187,7 @@ fn sample(features: &[Feature]) -> u64 {
 }
 
 /// The number behind `name` in a file of names and numbers.
-fn read_table(path: impl AsRef<Path>, name: &str) -> Option<u64> {
+pub fn read_table(path: impl AsRef<Path>, name: &str) -> Option<u64> {
     let text = std::fs::read_to_string(path).ok()?;
     let line = text.lines().find_map(|l| l.strip_prefix(name))?;
     line.split_whitespace().next()?.parse().ok()

@@ -9,6 +9,7 @@ use crate::cloud::batch::Batch;
 use crate::device::Device;
 use crate::device::random::Random;
 use crate::graph::{Executor, Phase};
+use crate::infer::memory::read_table;
 use crate::infer::predict;
 use crate::models::Model;
 use crate::optim::OptimizerConfig;
@@ -209,8 +210,5 @@ impl Job for Training {
 /// Most memory that this process has had resident so far, bytes; nothing where the system does not say.
 pub fn peak_memory() -> Option<u64> {
     // `getrusage` would count what the parent had when it started this process.
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:"))?;
-    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    Some(kib << 10)
+    read_table("/proc/self/status", "VmHWM:").map(|kib| kib << 10)
 }
