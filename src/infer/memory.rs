@@ -20,6 +20,8 @@ use std::str::FromStr;
 pub const BASE: u64 = 48 << 20;
 /// Bytes per voxel of a network that is not known yet.
 pub const ANY_NETWORK: u64 = 2500;
+/// Classes of a network that is not known yet.
+pub const ANY_CLASSES: usize = 20;
 /// Voxels of the smallest tile in which a network sees some surroundings.
 const LEAST_TILE: u64 = 4096;
 /// Where the machine does not say what it has.
@@ -136,8 +138,13 @@ impl Memory {
             .iter()
             .map(|a| a.column.kind().size())
             .sum();
+        // Votes of several tiles on one point.
+        let votes = match points > tile_voxels as u64 {
+            true => 4 * needs.classes as u64 + 4,
+            false => 0,
+        };
         // Positions, attributes as numbers and as stored, what the network reads, rows and results.
-        let each = 24 + 2 * stored as u64 + 12 + sample(needs.features) + 48;
+        let each = 24 + 2 * stored as u64 + 12 + sample(needs.features) + 56 + votes;
         let network = points
             .min(tile_voxels as u64)
             .saturating_mul(needs.per_voxel);
@@ -164,10 +171,12 @@ impl Memory {
         }
         let left = room - tile * needs.per_voxel;
         let sample = sample(needs.features);
-        // Vectors that grow take up to twice their content; numbers of voxels, decisions, rows of tiles.
-        let voxel = 2 * (sample + 9) + 32 + 8 + 16;
+        let votes = 4 * needs.classes as u64;
+        // Vectors that grow take up to twice their content; numbers of voxels, decisions, rows of tiles, what several blocks
+        // see and the votes on it.
+        let voxel = 2 * (sample + 9) + 32 + 8 + 16 + 20 + votes;
         // Views, cells and votes are those of a tile, which may hold all points.
-        let point = 2 * (sample + 9) + 2 * sample + 4 * needs.classes as u64 + 112;
+        let point = 2 * (sample + 9) + 2 * sample + 2 * votes + 132;
         Ok(Share {
             tile_voxels: tile as usize,
             voxels: left / voxel,

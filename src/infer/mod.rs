@@ -10,6 +10,7 @@
 //!
 //! [`Segmenter`] does this with a trained model; [`shipped`] holds those inside the program.
 
+mod blend;
 pub mod large;
 pub mod memory;
 pub mod predict;

@@ -1,5 +1,6 @@
 //! From a cloud to a class for every point.
 
+use super::blend::Blend;
 use super::tiles::{self, Cut, Tile};
 use super::views::Views;
 use super::vote::Votes;
@@ -90,28 +91,26 @@ pub fn segment(
             margin,
         },
     )?;
+    let mut decider = Decider::new(input, options.views, classifier);
+    let mut blend = Blend::new(&sample.coord, &tiles, decider.classes(), []);
+    let views = decider.views.len();
+    for (number, tile) in tiles.iter().enumerate() {
+        let mut watch = |view: usize| watch(number * views + view, tiles.len() * views);
+        let votes = decider.votes(&sample, tile, &mut watch)?;
+        blend.add(&sample.coord, tile, &votes);
+    }
     let mut result = Prediction {
         class: vec![-1; cloud.len()],
         confidence: vec![0.0; cloud.len()],
         skipped: cloud.len() - rows.len(),
         tiles: tiles.len(),
-        passes: 0,
+        passes: decider.passes,
     };
-    let mut decider = Decider::new(input, options.views, classifier);
-    let views = decider.views.len();
-    for (number, tile) in tiles.iter().enumerate() {
-        if tile.core.is_empty() {
-            continue;
-        }
-        let mut watch = |view: usize| watch(number * views + view, tiles.len() * views);
-        let (class, confidence) = decider.decide(&sample, tile, &mut watch)?;
-        for i in &tile.core {
-            let row = rows[tile.rows[*i as usize] as usize] as usize;
-            result.class[row] = class[*i as usize];
-            result.confidence[row] = confidence[*i as usize];
-        }
+    let (class, confidence) = blend.decide();
+    for (row, decision) in rows.iter().zip(class.into_iter().zip(confidence)) {
+        let row = *row as usize;
+        (result.class[row], result.confidence[row]) = decision;
     }
-    result.passes = decider.passes;
     Ok(result)
 }
 
@@ -122,7 +121,7 @@ fn tile_sample(sample: &Sample, tile: &Tile) -> Sample {
     piece
 }
 
-/// Decides about the points of tiles.
+/// Lets the network vote on the points of tiles.
 pub(super) struct Decider<'a> {
     input: &'a InputSpec,
     /// Steps of each view.
@@ -148,26 +147,31 @@ impl<'a> Decider<'a> {
         }
     }
 
-    /// Class and confidence of every point of a tile. `watch` is called before every run of the network with the number of
+    /// Number of classes.
+    pub fn classes(&self) -> usize {
+        self.classifier.classes()
+    }
+
+    /// Votes on every point of a tile. `watch` is called before every run of the network with the number of
     /// views done.
-    pub fn decide(
+    pub fn votes(
         &mut self,
         sample: &Sample,
         tile: &Tile,
         watch: &mut dyn FnMut(usize) -> Result<()>,
-    ) -> Result<(Vec<i32>, Vec<f32>)> {
+    ) -> Result<Votes> {
         let piece = tile_sample(sample, tile);
-        let mut votes = Votes::new(piece.len(), self.classifier.classes());
+        let mut votes = Votes::new(piece.len(), self.classes());
         for view in 0..self.views.len() {
             self.view(&piece, view, &mut votes, &mut || watch(view))?;
         }
-        Ok(votes.decide())
+        Ok(votes)
     }
 
-    /// Class and confidence of every point of a tile whose points are one per voxel already, in one view.
-    pub fn decide_thinned(&mut self, sample: &Sample, tile: &Tile) -> Result<(Vec<i32>, Vec<f32>)> {
+    /// Votes on every point of a tile whose points are one per voxel already, in one view.
+    pub fn votes_of_thinned(&mut self, sample: &Sample, tile: &Tile) -> Result<Votes> {
         let probabilities = self.run(tile_sample(sample, tile))?;
-        Ok(Votes::of(probabilities, self.classifier.classes()).decide())
+        Ok(Votes::of(probabilities, self.classes()))
     }
 
     /// Adds the votes of one view. Test procedure of the reference: augment, voxelise, and for every fragment centre and
@@ -187,7 +191,7 @@ impl<'a> Decider<'a> {
             votes.spread(voxels.inverse(), &probabilities);
             return Ok(());
         }
-        let classes = self.classifier.classes();
+        let classes = self.classes();
         for fragment in 0..voxels.fragment_count().min(FRAGMENTS) {
             watch()?;
             let probabilities = self.run(piece.select(&voxels.fragment(fragment)))?;

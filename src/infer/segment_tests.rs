@@ -80,6 +80,40 @@ fn expected(cloud: &PointCloud) -> Vec<i32> {
         .collect()
 }
 
+/// Class 1, surer from one side of a tile to the other: what tiles say of one place differs by how far they are apart.
+struct Slope;
+
+impl Classifier for Slope {
+    fn classes(&self) -> usize {
+        2
+    }
+
+    fn probabilities(&mut self, coord: &[[f32; 3]], _: Vec<f32>) -> Result<Vec<f32>> {
+        let sure = |p: &[f32; 3]| 0.75 + p[0] / 200.0;
+        Ok(coord
+            .iter()
+            .flat_map(|p| [1.0 - sure(p), sure(p)])
+            .collect())
+    }
+}
+
+/// A strip along x.
+fn strip() -> PointCloud {
+    let mut cloud = scan(5000);
+    for p in &mut cloud.coord {
+        p[1] = 6e6 + (p[1] - 6e6) / 20.0;
+    }
+    cloud
+}
+
+/// The largest step of confidence from one point to the next along x.
+fn largest_step(cloud: &PointCloud, confidence: &[f32]) -> f32 {
+    let mut order: Vec<usize> = (0..cloud.len()).collect();
+    order.sort_by(|a, b| cloud.coord[*a][0].total_cmp(&cloud.coord[*b][0]));
+    let step = |w: &[usize]| (confidence[w[0]] - confidence[w[1]]).abs();
+    order.windows(2).map(step).fold(0.0, f32::max)
+}
+
 #[test]
 fn every_point_gets_its_class_whole_or_in_tiles() {
     let cloud = scan(5000);
@@ -98,7 +132,8 @@ fn every_point_gets_its_class_whole_or_in_tiles() {
         };
         let found = segment(&cloud, &input(), 1.0, &options, &mut rule, &mut watch).unwrap();
         assert_eq!(found.class, expected(&cloud), "{options:?}");
-        assert!(found.confidence.iter().all(|c| [0.75, 1.0].contains(c)));
+        let near = |c: &f32| (c - 0.75).abs() < 1e-6 || (c - 1.0).abs() < 1e-6;
+        assert!(found.confidence.iter().all(near));
         assert_eq!(found.tiles == 1, tile_voxels == 10_000);
         assert!(rule.largest <= tile_voxels);
         assert_eq!(calls, found.passes);
@@ -179,4 +214,27 @@ fn a_watch_that_fails_stops_the_work() {
         &mut stop,
     );
     assert_eq!(fault.unwrap_err().exit_code(), 130);
+}
+
+#[test]
+fn no_edge_of_a_tile_shows() {
+    let cloud = strip();
+    for views in [Views::Plain, Views::ScaleFlip] {
+        let options = Options {
+            views,
+            tile_voxels: 900,
+        };
+        let found = segment(&cloud, &input(), 1.0, &options, &mut Slope, &mut |_, _| {
+            Ok(())
+        });
+        let found = found.unwrap();
+        assert!(found.tiles > 4, "{}", found.tiles);
+        assert!(found.class.iter().all(|c| *c == 1));
+        let range = |pick: fn(f32, f32) -> f32| found.confidence.iter().copied().reduce(pick);
+        let (low, high) = (range(f32::min).unwrap(), range(f32::max).unwrap());
+        assert!(views != Views::Plain || high - low > 0.015, "{low} {high}");
+        // Without votes, a step from one tile to the next is as large as the range.
+        let step = largest_step(&cloud, &found.confidence);
+        assert!(step < 0.003, "{step} with {views}");
+    }
 }

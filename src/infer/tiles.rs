@@ -3,10 +3,10 @@
 //! | value | shape | meaning |
 //! |---|---|---|
 //! | coord | \[N\] × 3 | positions, metres |
-//! | [`Tile::rows`] | ascending | the points of a tile: its core and a margin around it |
-//! | [`Tile::core`] | ascending | positions in `rows` of the points that the tile decides on |
+//! | [`Tile::rows`] | ascending | the points of a tile: those in its box and in a margin around it |
+//! | [`Tile::weight`] | 0 to 1 | how much its vote on a point counts |
 //!
-//! Every point is in exactly one core. Boxes are halved across their longest side until box and margin hold no more voxels
+//! Every point is in exactly one box. Boxes are halved across their longest side until box and margin hold no more voxels
 //! than allowed, so tiles follow the density of the scan. The margin of a small box is half its longest side at most, so
 //! that halving always ends, however dense the scan is.
 //! Time: O(N log(tiles)), plus a count of voxels per box up to the limit. Depends on the coordinates only.
@@ -15,12 +15,46 @@ use crate::cloud::voxel;
 use crate::{Error, Result};
 
 /// One piece of a scan.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Tile {
-    /// Points of the core and of the margin, ascending row numbers of the scan.
+    /// Points of the box and of the margin, ascending row numbers of the scan.
     pub rows: Vec<u32>,
-    /// Positions in `rows` of the points of the core, ascending.
-    pub core: Vec<u32>,
+    /// Points of the box that are to be decided.
+    pub decided: usize,
+    bounds: Bounds,
+    /// Width of the margin, metres.
+    margin: f64,
+}
+
+impl Tile {
+    /// How much this tile's vote on a point counts: 1 deep inside, 0 at the end of the margin, in between as the distance
+    /// from the face of the box. Along a line through two tiles the sum is 1.
+    pub fn weight(&self, p: [f32; 3]) -> f32 {
+        let Bounds { low, high, shared } = &self.bounds;
+        let face = |inside: f64, is_shared: bool| match (is_shared, self.margin > 0.0) {
+            (_, false) => f64::from(u8::from(inside >= 0.0)),
+            (true, _) => 0.5 + inside / (2.0 * self.margin),
+            (false, _) => 1.0 + inside / self.margin,
+        };
+        let weight = (0..3).fold(1.0, |weight, a| {
+            let p = f64::from(p[a]);
+            let faces = [
+                face(p - f64::from(low[a]), shared[a][0]),
+                face(f64::from(high[a]) - p, shared[a][1]),
+            ];
+            faces.iter().fold(weight, |w, f| w * f.clamp(0.0, 1.0))
+        });
+        weight as f32
+    }
+}
+
+/// A box, both ends included.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Bounds {
+    low: [f32; 3],
+    high: [f32; 3],
+    /// For both faces of each axis: other tiles decide beyond.
+    shared: [[bool; 2]; 3],
 }
 
 /// How to cut.
@@ -34,21 +68,20 @@ pub struct Cut {
     pub margin: f64,
 }
 
-/// The points of a part of a scan, and which of them tiles decide on.
+/// The points of a part of a scan, and which of them are decided there.
 #[derive(Clone, Copy)]
 struct Part<'a> {
     coord: &'a [[f32; 3]],
     core: Option<&'a [bool]>,
 }
 
-/// A box of the recursion: the rows inside, and the rows inside or at most a margin away.
+/// A box of the recursion, and the rows inside or at most a margin away.
 struct Region {
-    low: [f32; 3],
-    high: [f32; 3],
+    bounds: Bounds,
     near: Vec<u32>,
 }
 
-/// Cuts a scan; one that is small enough is a single tile without margin.
+/// Cuts a scan; one that is small enough is a single tile, one without points is none.
 ///
 /// # Errors
 /// As [`voxel::cells`], and more points than row numbers.
@@ -56,7 +89,8 @@ pub fn cut(coord: &[[f32; 3]], how: Cut) -> Result<Vec<Tile>> {
     cut_part(coord, None, how)
 }
 
-/// Cuts a part of a scan: only points that `core` marks are in the cores of tiles, the others are surroundings.
+/// Cuts a part of a scan that goes on at its sides: only points that `core` marks are in the boxes of tiles, the others are
+/// surroundings.
 ///
 /// # Errors
 /// As [`cut`].
@@ -68,43 +102,35 @@ pub fn cut_part(coord: &[[f32; 3]], core: Option<&[bool]>, how: Cut) -> Result<V
         )
     })?;
     let all: Vec<u32> = (0..count).collect();
-    let inside = |row: &u32| core.is_none_or(|core| core[*row as usize]);
-    let decided = || all.iter().copied().filter(inside);
-    if fits(coord, &all, how)? {
-        let core = decided().collect();
-        return Ok(vec![Tile { rows: all, core }]);
-    }
-    let (low, high) = bounds(decided().map(|row| coord[row as usize]));
     let scan = Part { coord, core };
+    let inside = |row: &usize| core.is_none_or(|core| core[*row]);
+    let bounds = Bounds::of(
+        (0..coord.len()).filter(inside).map(|row| coord[row]),
+        core.is_some(),
+    );
+    let whole = Region { bounds, near: all };
+    if fits(coord, &whole.near, how)? {
+        let tile = whole.tile(scan, how.margin);
+        return Ok(Vec::from_iter((tile.decided > 0).then_some(tile)));
+    }
     let mut tiles = Vec::new();
-    let mut open = vec![Region {
-        low,
-        high,
-        near: all,
-    }];
+    let mut open = vec![whole];
     // Depth first, lower half first: tiles come out in the order of space.
     while let Some(region) = open.pop() {
         if !region.near.iter().any(|row| region.decides(scan, *row)) {
             continue;
         }
-        let Some((lower, upper)) = region.halves() else {
-            tiles.push(region.tile(scan));
+        // Half the longest side at most, so that small boxes do not drag in large surroundings.
+        let margin = how.margin.min(region.bounds.longest() / 2.0);
+        let near = region.bounds.within(coord, &region.near, margin);
+        let halves = region.bounds.halves();
+        let (false, Some(halves)) = (fits(coord, &near, how)?, halves) else {
+            tiles.push(Region { near, ..region }.tile(scan, margin));
             continue;
         };
-        let margin = region.margin(how.margin);
-        let near = region.within(coord, &region.near, margin);
-        if fits(coord, &near, how)? {
-            tiles.push(Region { near, ..region }.tile(scan));
-            continue;
-        }
-        for (low, high) in [upper, lower] {
-            let half = Region {
-                low,
-                high,
-                near: Vec::new(),
-            };
-            let near = half.within(coord, &region.near, how.margin);
-            open.push(Region { near, ..half });
+        for bounds in halves {
+            let near = bounds.within(coord, &region.near, how.margin);
+            open.push(Region { bounds, near });
         }
     }
     Ok(tiles)
@@ -119,27 +145,27 @@ fn fits(coord: &[[f32; 3]], rows: &[u32], how: Cut) -> Result<bool> {
     voxel::occupy_at_most(points, how.voxel_size, how.voxels)
 }
 
-fn bounds(points: impl Iterator<Item = [f32; 3]>) -> ([f32; 3], [f32; 3]) {
-    let start = ([f32::INFINITY; 3], [f32::NEG_INFINITY; 3]);
-    points.fold(start, |(low, high), p| {
-        (
-            std::array::from_fn(|a| low[a].min(p[a])),
-            std::array::from_fn(|a| high[a].max(p[a])),
-        )
-    })
-}
+impl Bounds {
+    /// The smallest box. At the sides of a part, other parts decide.
+    fn of(points: impl Iterator<Item = [f32; 3]>, is_part: bool) -> Bounds {
+        let sides = [is_part; 2];
+        let nothing = Bounds {
+            low: [f32::INFINITY; 3],
+            high: [f32::NEG_INFINITY; 3],
+            shared: [sides, sides, [false; 2]],
+        };
+        points.fold(nothing, |b, p| Bounds {
+            low: std::array::from_fn(|a| b.low[a].min(p[a])),
+            high: std::array::from_fn(|a| b.high[a].max(p[a])),
+            ..b
+        })
+    }
 
-impl Region {
     fn holds(&self, p: [f32; 3]) -> bool {
         (0..3).all(|a| self.low[a] <= p[a] && p[a] <= self.high[a])
     }
 
-    /// True for a row that a tile of this box decides on.
-    fn decides(&self, scan: Part<'_>, row: u32) -> bool {
-        let row = row as usize;
-        self.holds(scan.coord[row]) && scan.core.is_none_or(|core| core[row])
-    }
-
+    /// Those of `rows` that are at most a margin away.
     fn within(&self, coord: &[[f32; 3]], rows: &[u32], margin: f64) -> Vec<u32> {
         let near = |row: &&u32| {
             let p = coord[**row as usize];
@@ -151,36 +177,51 @@ impl Region {
         rows.iter().filter(near).copied().collect()
     }
 
-    /// Half the longest side at most, so that small boxes do not drag in large surroundings.
-    fn margin(&self, wanted: f64) -> f64 {
-        let side = (0..3).fold(0.0f64, |m, a| {
-            m.max(f64::from(self.high[a]) - f64::from(self.low[a]))
-        });
-        wanted.min(side / 2.0)
+    fn side(&self, a: usize) -> f64 {
+        f64::from(self.high[a]) - f64::from(self.low[a])
     }
 
-    /// The two halves across the longest side, sharing no number; `None` when there is no number between the ends.
-    #[allow(clippy::type_complexity, reason = "two boxes as corner pairs")]
-    fn halves(&self) -> Option<(([f32; 3], [f32; 3]), ([f32; 3], [f32; 3]))> {
-        let side = |a: usize| self.high[a] - self.low[a];
-        let axis = (1..3).fold(0, |best, a| if side(a) > side(best) { a } else { best });
-        let middle = self.low[axis] + side(axis) / 2.0;
+    fn longest(&self) -> f64 {
+        (0..3).fold(0.0, |longest, a| self.side(a).max(longest))
+    }
+
+    /// The two halves across the longest side, upper one first, sharing no number; `None` when there is no number between
+    /// the ends.
+    fn halves(&self) -> Option<[Bounds; 2]> {
+        let longer = |best: usize, a: usize| {
+            if self.side(a) > self.side(best) {
+                a
+            } else {
+                best
+            }
+        };
+        let axis = (1..3).fold(0, longer);
+        let middle = self.low[axis] + (self.high[axis] - self.low[axis]) / 2.0;
         let above = middle.next_up();
         if !(self.low[axis] <= middle && above <= self.high[axis]) {
             return None;
         }
-        let (mut lower, mut upper) = (self.high, self.low);
-        lower[axis] = middle;
-        upper[axis] = above;
-        Some(((self.low, lower), (upper, self.high)))
+        let (mut lower, mut upper) = (*self, *self);
+        (lower.high[axis], upper.low[axis]) = (middle, above);
+        (lower.shared[axis][1], upper.shared[axis][0]) = (true, true);
+        Some([upper, lower])
+    }
+}
+
+impl Region {
+    /// True for a row that a tile of this box has to decide.
+    fn decides(&self, scan: Part<'_>, row: u32) -> bool {
+        let row = row as usize;
+        self.bounds.holds(scan.coord[row]) && scan.core.is_none_or(|core| core[row])
     }
 
-    fn tile(self, scan: Part<'_>) -> Tile {
-        let inside = |i: &u32| self.decides(scan, self.near[*i as usize]);
-        let core = (0..self.near.len() as u32).filter(inside).collect();
+    fn tile(self, scan: Part<'_>, margin: f64) -> Tile {
+        let decided = self.near.iter().filter(|row| self.decides(scan, **row));
         Tile {
+            decided: decided.count(),
+            bounds: self.bounds,
+            margin,
             rows: self.near,
-            core,
         }
     }
 }
@@ -197,15 +238,28 @@ mod tests {
             .collect()
     }
 
-    fn check(coord: &[[f32; 3]], tiles: &[Tile]) {
-        let mut decided = vec![0; coord.len()];
+    /// Every point that is to be decided lies in one box, and somebody votes on it.
+    fn check(coord: &[[f32; 3]], core: Option<&[bool]>, tiles: &[Tile]) {
+        let (mut boxes, mut weights) = (vec![0; coord.len()], vec![0.0; coord.len()]);
         for tile in tiles {
             assert!(tile.rows.windows(2).all(|w| w[0] < w[1]));
-            for i in &tile.core {
-                decided[tile.rows[*i as usize] as usize] += 1;
+            let mut decided = 0;
+            for row in tile.rows.iter().map(|row| *row as usize) {
+                let weight = tile.weight(coord[row]);
+                assert!((0.0..=1.0).contains(&weight), "{weight}");
+                weights[row] += weight;
+                if tile.bounds.holds(coord[row]) && core.is_none_or(|core| core[row]) {
+                    boxes[row] += 1;
+                    decided += 1;
+                }
             }
+            assert_eq!(decided, tile.decided);
         }
-        assert!(decided.iter().all(|n| *n == 1));
+        for row in 0..coord.len() {
+            let is_core = core.is_none_or(|core| core[row]);
+            assert_eq!(boxes[row], i32::from(is_core));
+            assert!(!is_core || weights[row] >= 0.125, "{}", weights[row]);
+        }
     }
 
     #[test]
@@ -218,13 +272,13 @@ mod tests {
         };
         let tiles = cut(&coord, how).unwrap();
         assert_eq!(tiles.len(), 1);
-        check(&coord, &tiles);
-        let none = cut(&[], how).unwrap();
-        assert!(none[0].rows.is_empty());
+        check(&coord, None, &tiles);
+        assert!(coord.iter().all(|p| tiles[0].weight(*p) == 1.0));
+        assert!(cut(&[], how).unwrap().is_empty());
     }
 
     #[test]
-    fn every_point_is_decided_once_and_sees_its_margin() {
+    fn points_in_a_box_see_its_margin_and_their_weights_add_up_to_one() {
         let coord = scatter(20_000, [40.0, 25.0, 3.0]);
         let how = Cut {
             voxel_size: 0.05,
@@ -233,11 +287,15 @@ mod tests {
         };
         let tiles = cut(&coord, how).unwrap();
         assert!(tiles.len() > 3, "{}", tiles.len());
-        check(&coord, &tiles);
+        check(&coord, None, &tiles);
+        let mut sums = vec![0.0; coord.len()];
         for tile in &tiles {
             assert!(tile.rows.len() <= 6000);
-            let core: Vec<u32> = tile.core.iter().map(|i| tile.rows[*i as usize]).collect();
-            for row in core.iter().step_by(97) {
+            for row in &tile.rows {
+                sums[*row as usize] += tile.weight(coord[*row as usize]);
+            }
+            let inside = |row: &&u32| tile.bounds.holds(coord[**row as usize]);
+            for row in tile.rows.iter().filter(inside).step_by(97) {
                 let p = coord[*row as usize];
                 let close = (0..coord.len() as u32).filter(|other| {
                     let q = coord[*other as usize];
@@ -248,37 +306,33 @@ mod tests {
                 }
             }
         }
+        // No more: boxes of different lengths meet here, where the faces of one end at the face of another.
+        let near_one = sums.iter().filter(|sum| (**sum - 1.0).abs() < 1e-5);
+        let share = near_one.count() as f64 / sums.len() as f64;
+        assert!(share > 0.8, "{share}");
     }
 
     #[test]
     fn of_a_part_only_the_marked_points_are_decided() {
         let coord = scatter(20_000, [40.0, 25.0, 3.0]);
         let core: Vec<bool> = coord.iter().map(|p| p[0] > 12.0 && p[1] < 20.0).collect();
-        for voxels in [6000, 50_000] {
-            let how = Cut {
-                voxel_size: 0.05,
-                voxels,
-                margin: 2.0,
-            };
-            let mut decided = vec![0; coord.len()];
-            for tile in cut_part(&coord, Some(&core), how).unwrap() {
-                for i in &tile.core {
-                    decided[tile.rows[*i as usize] as usize] += 1;
-                }
-            }
-            let expected = core.iter().map(|c| i32::from(*c));
-            assert!(decided.into_iter().eq(expected), "{voxels}");
-        }
-        let how = Cut {
+        let how = |voxels| Cut {
             voxel_size: 0.05,
-            voxels: 1000,
+            voxels,
             margin: 2.0,
         };
-        assert!(
-            cut_part(&coord, Some(&vec![false; coord.len()]), how)
-                .unwrap()
-                .is_empty()
-        );
+        for voxels in [6000, 50_000] {
+            let tiles = cut_part(&coord, Some(&core), how(voxels)).unwrap();
+            check(&coord, Some(&core), &tiles);
+        }
+        let nothing = vec![false; coord.len()];
+        for voxels in [1000, 50_000] {
+            assert!(
+                cut_part(&coord, Some(&nothing), how(voxels))
+                    .unwrap()
+                    .is_empty()
+            );
+        }
     }
 
     #[test]
@@ -289,9 +343,9 @@ mod tests {
             voxels: 10,
             margin: 5.0,
         };
-        check(&coord, &cut(&coord, how).unwrap());
+        check(&coord, None, &cut(&coord, how).unwrap());
         coord.extend(scatter(3000, [0.5, 0.5, 0.5]));
         coord.extend(scatter(10, [1e6, 1e6, 100.0]));
-        check(&coord, &cut(&coord, how).unwrap());
+        check(&coord, None, &cut(&coord, how).unwrap());
     }
 }

@@ -54,18 +54,20 @@ impl Votes {
             });
     }
 
-    /// Class and confidence of every point.
-    pub fn decide(&self) -> (Vec<i32>, Vec<f32>) {
-        let decide = |sums: &[f32]| {
-            let best = (0..sums.len()).fold(0, |b, c| if sums[c] > sums[b] { c } else { b });
-            let total: f32 = sums.iter().sum();
-            if total > 0.0 {
-                (best as i32, (sums[best] / total).min(1.0))
-            } else {
-                (-1, 0.0)
-            }
-        };
-        self.sums.par_chunks_exact(self.classes).map(decide).unzip()
+    /// The sums of one point.
+    pub fn of_point(&self, point: usize) -> &[f32] {
+        &self.sums[point * self.classes..][..self.classes]
+    }
+}
+
+/// Class and confidence of a point.
+pub fn decide(sums: &[f32]) -> (i32, f32) {
+    let best = (0..sums.len()).fold(0, |b, c| if sums[c] > sums[b] { c } else { b });
+    let total: f32 = sums.iter().sum();
+    if total > 0.0 {
+        (best as i32, (sums[best] / total).min(1.0))
+    } else {
+        (-1, 0.0)
     }
 }
 
@@ -80,18 +82,18 @@ mod tests {
         votes.add(0, &[0.2, 0.8]);
         votes.add(0, &[0.1, 0.9]);
         votes.add(2, &[0.5, 0.5]);
-        let (class, confidence) = votes.decide();
-        assert_eq!(class, [1, -1, 0]);
-        assert!((confidence[0] - 0.6).abs() < 1e-6);
-        assert_eq!(confidence[1..], [0.0, 0.5]);
+        let (class, confidence) = decide(votes.of_point(0));
+        assert_eq!(class, 1);
+        assert!((confidence - 0.6).abs() < 1e-6);
+        assert_eq!(decide(votes.of_point(1)), (-1, 0.0));
+        assert_eq!(decide(votes.of_point(2)), (0, 0.5));
     }
 
     #[test]
     fn spreading_follows_the_map() {
         let mut votes = Votes::new(3, 2);
         votes.spread(&[1, 0, 1], &[1.0, 0.0, 0.25, 0.75]);
-        let (class, confidence) = votes.decide();
-        assert_eq!(class, [1, 0, 1]);
-        assert_eq!(confidence, [0.75, 1.0, 0.75]);
+        let decided = [0, 1, 2].map(|point| decide(votes.of_point(point)));
+        assert_eq!(decided, [(1, 0.75), (0, 1.0), (1, 0.75)]);
     }
 }

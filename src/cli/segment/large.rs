@@ -8,7 +8,7 @@ use crate::cli::progress::Progress;
 use crate::cli::{Global, print, signals};
 use crate::cloud::PointCloud;
 use crate::infer::large::{Large, Results, Survey};
-use crate::infer::memory::{ANY_NETWORK, Memory, Needs};
+use crate::infer::memory::{ANY_CLASSES, ANY_NETWORK, Memory, Needs};
 use crate::infer::shipped::Facts;
 use crate::infer::{Prediction, Segmenter, Shipped};
 use crate::io::{self, Reader, Warning};
@@ -49,7 +49,7 @@ pub fn is_held(
     let memory = budget(args);
     let any = Needs {
         features: &[],
-        classes: 0,
+        classes: ANY_CLASSES,
         per_voxel: ANY_NETWORK,
         held: reader.held(),
     };

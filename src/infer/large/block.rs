@@ -6,15 +6,20 @@
 //!
 //! With several views every point is seen, so all are kept. A block that is too dense even so is decided in slices, each
 //! with every n-th point.
+//!
+//! What other blocks see too is decided when all are done ([`Site::settle`]), by the votes of all.
 
 use super::blocks::Block;
 use super::results::{Decision, Results};
+use super::seams::{Open, Seams};
 use super::spool::{self, Grid, Rect, Span, Spool};
 use crate::Result;
 use crate::cloud::features::{Feature, Floors, Sample, Whole};
 use crate::cloud::keys::{self, KeyNumbers};
+use crate::infer::blend::Blend;
 use crate::infer::segment::Decider;
-use crate::infer::tiles::{self, Cut};
+use crate::infer::tiles::{self, Cut, Tile};
+use crate::infer::vote::Votes;
 use crate::weights::InputSpec;
 
 /// Decisions that are written together.
@@ -25,6 +30,7 @@ pub struct Site<'a> {
     pub spool: &'a Spool,
     /// All packets on the grid of the network's voxels.
     pub spans: &'a [Span],
+    pub blocks: &'a [Block],
     pub grid: Grid,
     pub input: &'a InputSpec,
     pub cut: Cut,
@@ -39,12 +45,20 @@ pub struct Site<'a> {
     pub most_points: u64,
 }
 
+/// Where decisions go.
+pub struct Outputs<'a> {
+    pub results: &'a mut Results,
+    pub seams: &'a mut Seams,
+}
+
 /// Points in memory.
 #[derive(Default)]
 struct Held {
     sample: Sample,
-    /// Which are decided here.
+    /// Which belong to the block.
     core: Vec<bool>,
+    /// Which other blocks see too.
+    open: Vec<Open>,
     /// Numbers of the points in the scan, where they are needed.
     points: Vec<u64>,
 }
@@ -56,73 +70,65 @@ impl Site<'_> {
     /// Decides the points of a block in one view; returns the number of tiles.
     pub fn thinned(
         &self,
-        block: &Block,
+        block: usize,
         decider: &mut Decider<'_>,
-        results: &mut Results,
+        outputs: &mut Outputs<'_>,
         watch: Watch<'_>,
     ) -> Result<usize> {
+        let own = &self.blocks[block];
         // Counted per packet, a voxel may be there several times: the table grows if it has to.
-        let few = block.size.voxels.min(self.most_voxels);
+        let few = own.size.voxels.min(self.most_voxels);
         let mut voxels = KeyNumbers::with_capacity(few as usize);
-        let held = self.hold(block, false, |cell| {
+        let mut held = self.hold(block, false, |cell| {
             let next = voxels.len() as u32;
             voxels.number(keys::of_cell(cell)) == next
         })?;
-        let (class, confidence, tiles) = self.decide(&held, watch, |sample, tile, _| {
-            decider.decide_thinned(sample, tile)
-        })?;
+        let (class, confidence, tiles) = self.decide(
+            &mut held,
+            decider,
+            outputs.seams,
+            watch,
+            |decider, sample, tile, _| decider.votes_of_thinned(sample, tile),
+        )?;
         drop(held);
-        let mut decisions = Vec::with_capacity(WRITE.min(block.size.points as usize));
-        let stride = self.spool.stride();
-        let wanted = |i: usize| self.spans[i].rect.touches(&block.core);
-        self.spool.visit(wanted, |rows| {
-            for row in rows.chunks_exact(stride) {
-                let cell = self.grid.cell(spool::position(row));
-                if !block.core.contains(spool::column(cell)) {
-                    continue;
-                }
-                let seen = voxels.get(keys::of_cell(cell));
-                let voxel = seen.expect("every voxel was numbered by the first reading") as usize;
-                decisions.push(Decision {
-                    point: spool::number(row),
-                    class: class[voxel],
-                    confidence: confidence[voxel],
-                });
-                if decisions.len() == WRITE {
-                    results.put(&mut decisions)?;
-                    decisions.clear();
-                }
-            }
-            Ok(())
+        self.give(block, outputs.results, |cell, is_open| {
+            let seen = voxels.get(keys::of_cell(cell));
+            let voxel = seen.expect("every voxel was numbered by the first reading") as usize;
+            (!is_open).then(|| (class[voxel], confidence[voxel]))
         })?;
-        results.put(&mut decisions)?;
         Ok(tiles)
     }
 
     /// Decides the points of a block in several views; returns the number of tiles.
     pub fn every_point(
         &self,
-        block: &Block,
+        block: usize,
         decider: &mut Decider<'_>,
-        results: &mut Results,
+        outputs: &mut Outputs<'_>,
         watch: Watch<'_>,
     ) -> Result<usize> {
-        let slices = block.size.points.div_ceil(self.most_points).max(1);
+        let slices = self.blocks[block].size.points.div_ceil(self.most_points);
+        let slices = slices.max(1);
         let mut tiles = 0;
         for slice in 0..slices {
             let mut read = 0;
-            let held = self.hold(block, true, |_| {
+            let mut held = self.hold(block, true, |_| {
                 read += 1;
                 read % slices == slice
             })?;
             let mut watch = |done: f64| watch((slice as f64 + done) / slices as f64);
-            let (class, confidence, more) =
-                self.decide(&held, &mut watch, |sample, tile, watch| {
-                    decider.decide(sample, tile, &mut |_| watch())
-                })?;
+            let (class, confidence, more) = self.decide(
+                &mut held,
+                decider,
+                outputs.seams,
+                &mut watch,
+                |decider, sample, tile, watch| decider.votes(sample, tile, &mut |_| watch()),
+            )?;
             tiles += more;
-            let rows = 0..held.core.len();
-            let mut decisions: Vec<Decision> = rows
+            for open in &held.open {
+                held.core[open.row as usize] = false;
+            }
+            let mut decisions: Vec<Decision> = (0..held.points.len())
                 .filter(|i| held.core[*i])
                 .map(|i| Decision {
                     point: held.points[i],
@@ -130,18 +136,91 @@ impl Site<'_> {
                     confidence: confidence[i],
                 })
                 .collect();
-            results.put(&mut decisions)?;
+            outputs.results.put(&mut decisions)?;
         }
         Ok(tiles)
+    }
+
+    /// Decides the points of a block that other blocks see too, when all have voted.
+    pub fn settle(&self, block: usize, numbered: bool, outputs: &mut Outputs<'_>) -> Result<()> {
+        let tally = outputs.seams.tally(block)?;
+        if !numbered {
+            return self.give(block, outputs.results, |cell, is_open| {
+                is_open.then(|| tally.decide(keys::of_cell(cell)))
+            });
+        }
+        let decide = |point: &u64| {
+            let (class, confidence) = tally.decide(*point);
+            Decision {
+                point: *point,
+                class,
+                confidence,
+            }
+        };
+        let mut decisions: Vec<Decision> = tally.keys().iter().map(decide).collect();
+        outputs.results.put(&mut decisions)
+    }
+
+    /// Reads the points of a block again and puts down what is decided by the cell, and whether other blocks see it too.
+    fn give(
+        &self,
+        block: usize,
+        results: &mut Results,
+        decide: impl Fn([i64; 3], bool) -> Option<(i32, f32)>,
+    ) -> Result<()> {
+        let core = self.blocks[block].core;
+        let around = self.around(block);
+        let most = self.blocks[block].size.points;
+        let mut decisions = Vec::with_capacity(WRITE.min(most as usize));
+        let stride = self.spool.stride();
+        let wanted = |i: usize| self.spans[i].rect.touches(&core);
+        self.spool.visit(wanted, |rows| {
+            for row in rows.chunks_exact(stride) {
+                let cell = self.grid.cell(spool::position(row));
+                let column = spool::column(cell);
+                if !core.contains(column) {
+                    continue;
+                }
+                let is_open = around.iter().any(|(_, other)| other.near.contains(column));
+                if let Some((class, confidence)) = decide(cell, is_open) {
+                    decisions.push(Decision {
+                        point: spool::number(row),
+                        class,
+                        confidence,
+                    });
+                }
+                if decisions.len() == WRITE {
+                    results.put(&mut decisions)?;
+                    decisions.clear();
+                }
+            }
+            Ok(())
+        })?;
+        results.put(&mut decisions)
+    }
+
+    /// The other blocks that see points of this one, with their numbers.
+    fn around(&self, block: usize) -> Vec<(u32, &Block)> {
+        let core = self.blocks[block].core;
+        let others = self.blocks.iter().enumerate();
+        others
+            .filter(|(i, other)| *i != block && other.near.touches(&core))
+            .map(|(i, other)| (i as u32, other))
+            .collect()
     }
 
     /// Reads a block and keeps the points that `keep` wants, told their cells.
     fn hold(
         &self,
-        block: &Block,
+        number: usize,
         numbered: bool,
         mut keep: impl FnMut([i64; 3]) -> bool,
     ) -> Result<Held> {
+        let (block, others) = (&self.blocks[number], self.around(number));
+        let owner = |column: [i32; 2]| match block.core.contains(column) {
+            true => (others.iter().any(|(_, b)| b.near.contains(column))).then_some(number as u32),
+            false => (others.iter().find(|(_, b)| b.core.contains(column))).map(|(i, _)| *i),
+        };
         let features: &[Feature] = &self.input.features;
         let origin = self.origin(block);
         let mut floors: Vec<(f64, Floors)> = (features.iter())
@@ -169,9 +248,17 @@ impl Site<'_> {
                 }
                 if block.near.contains(column) && keep(cell) {
                     kept.extend_from_slice(row);
+                    let point = spool::number(row);
+                    if let Some(owner) = owner(column) {
+                        held.open.push(Open {
+                            row: held.core.len() as u32,
+                            owner,
+                            key: if numbered { point } else { keys::of_cell(cell) },
+                        });
+                    }
                     held.core.push(block.core.contains(column));
                     if numbered {
-                        held.points.push(spool::number(row));
+                        held.points.push(point);
                     }
                 }
             }
@@ -211,35 +298,31 @@ impl Site<'_> {
         [middle(0), middle(1), self.lowest]
     }
 
-    /// Cuts what is held into tiles and decides each.
-    #[allow(clippy::type_complexity, reason = "class, confidence, number of tiles")]
+    /// Cuts what is held into tiles that `vote`, and leaves the votes on open points to their owners. Gives class and
+    /// confidence of all points, and the number of tiles.
     fn decide(
         &self,
-        held: &Held,
+        held: &mut Held,
+        decider: &mut Decider<'_>,
+        seams: &mut Seams,
         watch: Watch<'_>,
-        mut decide: impl FnMut(
-            &Sample,
-            &tiles::Tile,
-            &mut dyn FnMut() -> Result<()>,
-        ) -> Result<(Vec<i32>, Vec<f32>)>,
+        vote: impl Fn(&mut Decider<'_>, &Sample, &Tile, &mut dyn FnMut() -> Result<()>) -> Result<Votes>,
     ) -> Result<(Vec<i32>, Vec<f32>, usize)> {
-        let count = held.sample.len();
-        let mut class = vec![-1; count];
-        let mut confidence = vec![0.0; count];
-        let tiles = tiles::cut_part(&held.sample.coord, Some(&held.core), self.cut)?;
-        let total = held.core.iter().filter(|c| **c).count().max(1);
+        let (sample, core) = (&held.sample, &held.core);
+        let tiles = tiles::cut_part(&sample.coord, Some(core), self.cut)?;
+        let total: usize = tiles.iter().map(|t| t.decided).sum();
+        let rows = held.open.iter().map(|o| o.row);
+        let mut blend = Blend::new(&sample.coord, &tiles, decider.classes(), rows);
         let mut done = 0;
-        for tile in tiles.iter().filter(|t| !t.core.is_empty()) {
+        for tile in &tiles {
             let share = done as f64 / total as f64;
             watch(share)?;
-            let (c, p) = decide(&held.sample, tile, &mut || watch(share))?;
-            for i in &tile.core {
-                let row = tile.rows[*i as usize] as usize;
-                class[row] = c[*i as usize];
-                confidence[row] = p[*i as usize];
-            }
-            done += tile.core.len();
+            let votes = vote(decider, sample, tile, &mut || watch(share))?;
+            blend.add(&sample.coord, tile, &votes);
+            done += tile.decided;
         }
+        seams.put(&mut held.open, |row| blend.sums(row))?;
+        let (class, confidence) = blend.decide();
         Ok((class, confidence, tiles.len()))
     }
 }

@@ -5,11 +5,12 @@
 //! 2. [`Large::segment`] cuts it into blocks by how dense it is and how much memory there is (`blocks`);
 //! 3. each block is read with its surroundings, thinned to one point per voxel, and cut into tiles for the network (`block`,
 //!    [`super::tiles`]);
-//! 4. decisions go to a second temporary file (`results`), from which they come back in the order of the scan.
+//! 4. decisions go to a second temporary file (`results`), from which they come back in the order of the scan;
+//! 5. what several blocks see is decided at the end, by the votes that they left (`seams`).
 //!
-//! One voxel grid lies under the whole scan, so a voxel is seen with the same point in every tile that holds it. Every point
-//! is decided in one tile, the one in which it is farthest from the edge, with a margin of surroundings that is the same as
-//! for scans in memory. Heights are measured before the cut, over everything that their window reaches.
+//! One voxel grid lies under the whole scan, so a voxel is seen with the same point in every tile that holds it. Tiles have
+//! the same margin of surroundings as for scans in memory, and vote there in the same way ([`super::blend`]), within blocks
+//! and across. Heights are measured before the cut, over everything that their window reaches.
 //!
 //! The temporary files have no name: they are gone with the process, however that ends.
 
@@ -17,6 +18,7 @@ mod block;
 mod blocks;
 mod results;
 mod scratch;
+mod seams;
 mod spool;
 
 use super::memory::Share;
@@ -27,7 +29,8 @@ use crate::cloud::PointCloud;
 use crate::cloud::features::{Feature, Floors};
 use crate::weights::InputSpec;
 use crate::{Error, Result};
-use block::Site;
+use block::{Outputs, Site};
+use seams::Seams;
 use spool::{Plan, Spool};
 use std::path::Path;
 
@@ -226,6 +229,7 @@ impl Large {
         let site = Site {
             spool: &self.spool,
             spans: &spans,
+            blocks: &blocks,
             grid,
             input: how.input,
             cut: Cut {
@@ -240,17 +244,17 @@ impl Large {
             most_points: how.share.points,
         };
         let mut decider = Decider::new(how.input, how.views, classifier);
-        let mut outcome = Outcome {
-            results: Results::new(folder)?,
-            blocks: blocks.len(),
-            tiles: 0,
-            passes: 0,
+        let (mut results, mut tiles) = (Results::new(folder)?, 0);
+        let mut seams = Seams::new(folder, blocks.len(), decider.classes())?;
+        let mut outputs = Outputs {
+            results: &mut results,
+            seams: &mut seams,
         };
         // Blocks count by what is read for them.
         let work = |b: &blocks::Block| b.size.points as f64;
         let total: f64 = blocks.iter().map(work).sum();
         let mut done = 0.0;
-        for block in &blocks {
+        for (number, block) in blocks.iter().enumerate() {
             let mut watch = |share: f64| {
                 let part = (done + share * work(block)) / total;
                 let points = self.spool.points();
@@ -260,11 +264,18 @@ impl Large {
                 true => Site::every_point,
                 false => Site::thinned,
             };
-            outcome.tiles += decide(&site, block, &mut decider, &mut outcome.results, &mut watch)?;
+            tiles += decide(&site, number, &mut decider, &mut outputs, &mut watch)?;
             done += work(block);
         }
-        outcome.passes = decider.passes;
-        Ok(outcome)
+        for number in 0..blocks.len() {
+            site.settle(number, every_point, &mut outputs)?;
+        }
+        Ok(Outcome {
+            results,
+            blocks: blocks.len(),
+            tiles,
+            passes: decider.passes,
+        })
     }
 }
 
