@@ -7,20 +7,27 @@ struct Box {
     u32 row;
 };
 
-// Box `i` of a level of `count` boxes.
-__device__ __forceinline__ Box load_box(const float* boxes, u32 count, u32 i) {
+// Box `i` of `count` boxes without their rows.
+__device__ __forceinline__ Box load_bounds(const float* boxes, u32 count, u32 i) {
     Box box;
 #pragma unroll
     for (int axis = 0; axis < 3; ++axis) {
         box.low[axis] = boxes[(u64)axis * count + i];
         box.high[axis] = boxes[(u64)(3 + axis) * count + i];
     }
+    box.row = MISSING;
+    return box;
+}
+
+// Box `i` of a level of `count` boxes.
+__device__ __forceinline__ Box load_box(const float* boxes, u32 count, u32 i) {
+    Box box = load_bounds(boxes, count, i);
     box.row = __float_as_uint(boxes[6ull * count + i]);
     return box;
 }
 
-// Writes the box around the boxes of a warp, of which NaN ones count as nothing.
-__device__ __forceinline__ void store_union(Box box, float* boxes, u32 count, u32 i) {
+// The box around the boxes of a warp, of which NaN ones count as nothing.
+__device__ __forceinline__ Box warp_union(Box box) {
 #pragma unroll
     for (int step = 16; step > 0; step >>= 1) {
 #pragma unroll
@@ -30,6 +37,12 @@ __device__ __forceinline__ void store_union(Box box, float* boxes, u32 count, u3
         }
         box.row = min(box.row, __shfl_xor_sync(0xFFFFFFFFu, box.row, step));
     }
+    return box;
+}
+
+// Writes the box around the boxes of a warp.
+__device__ __forceinline__ void store_union(Box box, float* boxes, u32 count, u32 i) {
+    box = warp_union(box);
     if (lane_number() != 0) return;
 #pragma unroll
     for (int axis = 0; axis < 3; ++axis) {

@@ -17,7 +17,7 @@
 //! Method: the points lie in the blocks of a [`SearchTree`], 16 to a block and 16 children to a node. A new sample goes
 //! down only where its distance to a node's box is below the largest distance within, and carries the changed maxima
 //! back up. After a few hundred samples that is a handful of nodes, so time is O(N log M + M log N) instead of O(N·M).
-//! Memory: 84 B per point. Elements are sampled in parallel.
+//! Memory: 84 B per point. Elements are sampled in parallel. On a GPU see `kernels/farthest_point.cu`.
 
 use super::ragged::check_length;
 use super::search::within;
@@ -57,32 +57,19 @@ pub fn farthest_of_tree(
     counts: &[usize],
 ) -> Result<Vec<u32>> {
     let offsets = tree.offsets();
-    if coord.len() != tree.points() || counts.len() + 1 != offsets.len() {
+    if coord.len() != tree.points() {
         return Err(Error::argument(
             "farthest point sampling",
             format!(
-                "{} coordinates and {} counts for a tree of {} points in {} elements",
+                "{} coordinates for a tree of {} points",
                 coord.len(),
-                counts.len(),
-                tree.points(),
-                offsets.len() - 1
+                tree.points()
             ),
         ));
     }
-    let elements = || offsets.windows(2).map(|w| w[1] - w[0]);
-    if let Some(b) = (0..counts.len()).find(|&b| counts[b] > 0 && offsets[b] == offsets[b + 1]) {
-        return Err(Error::argument(
-            "farthest point sampling",
-            format!("{} samples of element {b}, which has no points", counts[b]),
-        ));
-    }
-    let total = counts
-        .iter()
-        .fold(0, |sum: usize, n| sum.saturating_add(*n));
-    check_length("samples", total)?;
-    let longest = elements().max().unwrap_or(0).clamp(1, THREADS);
-    let threads = 1 << longest.ilog2();
-    let mut rows = vec![0; total];
+    let request = Request::new(offsets, counts)?;
+    let threads = request.threads();
+    let mut rows = vec![0; request.samples];
     let mut rest = &mut rows[..];
     let mut tasks = Vec::new();
     for (b, element) in tree.elements.iter().enumerate() {
@@ -103,6 +90,54 @@ pub fn farthest_of_tree(
         }
     });
     Ok(rows)
+}
+
+/// What is asked of a batch.
+pub(super) struct Request {
+    /// Samples of all elements.
+    pub samples: usize,
+    /// Points of the longest element.
+    pub longest: usize,
+}
+
+impl Request {
+    /// Errors unless there is one count per element, none asks for samples of an element without points, and samples can
+    /// be numbered.
+    pub fn new(offsets: &[usize], counts: &[usize]) -> Result<Request> {
+        let fault = |fault: String| Err(Error::argument("farthest point sampling", fault));
+        if counts.len() + 1 != offsets.len() {
+            let elements = offsets.len() - 1;
+            return fault(format!("{} counts for {elements} elements", counts.len()));
+        }
+        let is_empty = |b: &usize| counts[*b] > 0 && offsets[*b] == offsets[b + 1];
+        if let Some(b) = (0..counts.len()).find(is_empty) {
+            return fault(format!(
+                "{} samples of element {b}, which has no points",
+                counts[b]
+            ));
+        }
+        let samples = counts
+            .iter()
+            .fold(0, |sum: usize, n| sum.saturating_add(*n));
+        check_length("samples", samples)?;
+        let lengths = offsets.windows(2).map(|w| w[1] - w[0]);
+        let longest = lengths.max().unwrap_or(0);
+        Ok(Request { samples, longest })
+    }
+
+    /// Threads that the reference's kernel starts, a power of two.
+    pub fn threads(&self) -> usize {
+        1 << self.longest.clamp(1, THREADS).ilog2()
+    }
+}
+
+/// Where the samples of each element start: B+1 entries.
+pub(super) fn ends_of(counts: &[usize]) -> Vec<usize> {
+    let mut ends = vec![0];
+    for count in counts {
+        ends.push(ends[ends.len() - 1] + count);
+    }
+    ends
 }
 
 /// Samples per element when a share `ratio` of the points is kept, plus one (Stratified Transformer's TransitionDown).

@@ -4,9 +4,7 @@
 //! Level 0 is the input; every pool and every thinning makes a further level. A decoder stage that asks for the neighbours its encoder
 //! stage had gets the same table, and all questions about a level share one search tree.
 //!
-//! On a GPU pools, neighbours and stencils are made by kernels and stay there; the host waits once per pool, for the
-//! number of pooled points. Farthest points have no kernel: the host finds them, from coordinates copied back if need
-//! be.
+//! On a GPU all of them are made by kernels and stay there; the host waits once per pool, for the number of pooled points.
 //!
 //! ```
 //! use cairn::geometry::Hierarchy;
@@ -19,7 +17,7 @@
 //! # Ok::<(), cairn::Error>(())
 //! ```
 
-use super::farthest_point::farthest_of_tree;
+use super::farthest_point::{ends_of, farthest_of_tree};
 use super::radius::{radius_of_tree, radius_on_gpu};
 use super::ragged::check_offsets;
 use super::{Choice, Extent, Interpolation, Neighbors, Padding, Partition, SearchTree};
@@ -48,7 +46,7 @@ struct Level {
     gpu_tree: Option<Arc<cuda::Tree>>,
     neighbors: Vec<Arc<Neighbors>>,
     /// Farthest points: how many per element, and their rows.
-    sampled: (Vec<usize>, Vec<u32>),
+    sampled: (Vec<usize>, Array<u32>),
 }
 
 /// A partition of level `fine` that made level `coarse`.
@@ -240,40 +238,47 @@ impl Hierarchy {
     ///
     /// Fewer samples are the beginning of more: ask for the largest counts first, and the others cost nothing. Errors as
     /// [`farthest_points`](super::farthest_points), or when the level does not exist.
-    pub fn farthest(&mut self, level: usize, counts: &[usize]) -> Result<Vec<u32>> {
-        let tree = self.tree(level)?;
-        let level = &mut self.levels[level];
-        let known = level.sampled.0.len() == counts.len()
-            && counts.iter().zip(&level.sampled.0).all(|(a, b)| a <= b);
-        if !known {
-            level.sampled = (
-                counts.to_vec(),
-                farthest_of_tree(&level.coord, &tree, counts)?,
-            );
+    pub fn farthest(&mut self, level: usize, counts: &[usize]) -> Result<Array<u32>> {
+        self.check(level)?;
+        let known = &self.levels[level].sampled.0;
+        let is_known = known.len() == counts.len() && counts.iter().zip(known).all(|(a, b)| a <= b);
+        if !is_known {
+            let rows = match self.device {
+                Device::Cpu => {
+                    let tree = self.tree(level)?;
+                    farthest_of_tree(&self.levels[level].coord, &tree, counts)?.into()
+                }
+                Device::Cuda(gpu) => cuda::farthest(&*self.gpu_tree(gpu, level)?, counts)?,
+            };
+            self.levels[level].sampled = (counts.to_vec(), rows);
         }
-        let (lengths, rows) = &level.sampled;
-        let mut rest = &rows[..];
-        let mut taken = Vec::with_capacity(counts.iter().sum());
-        for (&count, &length) in counts.iter().zip(lengths) {
-            let (mine, others) = rest.split_at(length);
-            taken.extend_from_slice(&mine[..count]);
-            rest = others;
+        let (known, rows) = &self.levels[level].sampled;
+        if known == counts {
+            return Ok(rows.clone());
         }
-        Ok(taken)
+        match self.device {
+            Device::Cpu => Ok(beginnings(rows, known, counts).into()),
+            Device::Cuda(gpu) => {
+                let (known, rows) = (known.clone(), rows.clone());
+                cuda::prefix(&*self.cloud(gpu, level)?, &rows, &known, counts)
+            }
+        }
     }
 
     /// Makes a level of the farthest points of `level`, in sampling order: the number of the new level. Errors as
     /// [`Hierarchy::farthest`].
     pub fn thin(&mut self, level: usize, counts: &[usize]) -> Result<usize> {
         let rows = self.farthest(level, counts)?;
-        let Level { coord, extent, .. } = &self.levels[level];
-        let (coord, extent) = (coord.fetch()?, *extent);
-        let coord: Vec<[f32; 3]> = rows.iter().map(|&row| coord[row as usize]).collect();
-        let mut offsets = vec![0];
-        for count in counts {
-            offsets.push(offsets[offsets.len() - 1] + count);
-        }
-        self.levels.push(Level::new(coord.into(), offsets, extent));
+        let coord = match self.device {
+            Device::Cpu => {
+                let coord = &self.levels[level].coord;
+                let sampled = rows.iter().map(|&row| coord[row as usize]);
+                sampled.collect::<Vec<_>>().into()
+            }
+            Device::Cuda(gpu) => cuda::sampled_coord(&*self.cloud(gpu, level)?, &rows)?,
+        };
+        let extent = self.levels[level].extent;
+        self.levels.push(Level::new(coord, ends_of(counts), extent));
         Ok(self.levels.len() - 1)
     }
 
@@ -325,6 +330,14 @@ impl Hierarchy {
     }
 }
 
+/// The first `counts` rows of every element, of which `known` are in `rows`.
+fn beginnings(rows: &[u32], known: &[usize], counts: &[usize]) -> Vec<u32> {
+    let starts = ends_of(known);
+    let lists = starts.iter().zip(counts);
+    let taken = lists.flat_map(|(&start, &count)| &rows[start..start + count]);
+    taken.copied().collect()
+}
+
 impl Level {
     fn new(coord: Array<[f32; 3]>, offsets: Vec<usize>, extent: Extent) -> Level {
         let elements = offsets.len() - 1;
@@ -336,7 +349,7 @@ impl Level {
             cloud: None,
             gpu_tree: None,
             neighbors: Vec::new(),
-            sampled: (vec![0; elements], Vec::new()),
+            sampled: (vec![0; elements], Array::default()),
         }
     }
 }

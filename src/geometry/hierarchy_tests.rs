@@ -49,7 +49,7 @@ fn fewer_samples_are_the_beginning_of_more() {
     let mut geometry = example();
     let more = geometry.farthest(0, &[100, 5]).unwrap();
     let fewer = geometry.farthest(0, &[40, 2]).unwrap();
-    assert_eq!(fewer, [&more[..40], &more[100..102]].concat());
+    assert_eq!(fewer[..], [&more[..40], &more[100..102]].concat());
     let alone = example().farthest(0, &[40, 2]).unwrap();
     assert_eq!(fewer, alone);
     let again = geometry.farthest(0, &[40, 6]).unwrap();
@@ -62,12 +62,12 @@ fn thinned_levels_keep_the_order_of_sampling() {
     let rows = geometry.farthest(0, &[30, 3]).unwrap();
     let coarse = geometry.thin(0, &[30, 3]).unwrap();
     assert_eq!(geometry.offsets(coarse), [0, 30, 33]);
-    for (point, &row) in geometry.coord(coarse).iter().zip(&rows) {
+    for (point, &row) in geometry.coord(coarse).iter().zip(rows.iter()) {
         assert_eq!(*point, geometry.coord(0)[row as usize]);
     }
     let table = geometry.neighbors_between(coarse, 0, 4).unwrap();
     let nearest: Vec<u32> = table.index.iter().step_by(4).copied().collect();
-    assert_eq!(nearest, rows, "a sample's nearest point is itself");
+    assert_eq!(nearest, rows[..], "a sample's nearest point is itself");
 }
 
 #[test]

@@ -160,7 +160,7 @@ impl StratifiedTransformer {
         let config = &self.config;
         let kinds = config.depths[level].min(2);
         let sampled = match config.is_swin() {
-            true => Vec::new(),
+            true => Array::default(),
             false => {
                 let counts = stride_counts(points.offsets(level), config.downsample_scale);
                 points.farthest(level, &counts)?

@@ -9,11 +9,13 @@
 //! | grid partition | `partition.cu`, [`sort`](crate::device::cuda::sort), [`scan`](crate::device::cuda::scan) |
 //! | [`Tree`]: points along a Morton curve under boxes of 32 | `tree.cu`, sort |
 //! | K nearest neighbours, neighbours within a radius | `knn.cu`, `radius.cu` |
+//! | farthest points | `farthest_point.cu` |
 //! | inverse lists | `inverse.cu`, sort |
 //! | interpolation stencils | `interpolation.cu` |
 //! | moments of the offsets to neighbours | `moments.cu` |
 
 mod cloud;
+mod farthest_point;
 mod interpolation;
 mod inverse;
 mod knn;
@@ -24,6 +26,7 @@ mod table;
 mod tree;
 
 pub(super) use cloud::Cloud;
+pub(super) use farthest_point::{coord as sampled_coord, farthest, prefix};
 pub(super) use interpolation::stencil;
 pub(super) use inverse::inverse;
 pub(super) use knn::{nearest, neighbors};

@@ -2,8 +2,9 @@
 
 use super::super::{
     Choice, Extent, Hierarchy, Interpolation, Neighbors, Padding, Partition, Ragged, SearchTree,
-    knn, partition, radius::radius_on_gpu, radius_neighbors, shapes,
+    farthest_points, knn, partition, radius::radius_on_gpu, radius_neighbors, shapes,
 };
+use super::farthest_point::{farthest, in_buckets};
 use super::{Cloud, Tree, inverse};
 use crate::device::{Array, Device, Gpu};
 use crate::graph::check::devices;
@@ -233,6 +234,53 @@ fn stencils_equal_those_of_the_cpu() {
 }
 
 #[test]
+fn farthest_points_equal_those_of_the_cpu() {
+    for gpu in gpus() {
+        for (number, batch) in batches().iter().enumerate() {
+            let (tree, (coord, offsets)) = (tree(gpu, batch), batch);
+            let lengths = || offsets.windows(2).map(|ends| ends[1] - ends[0]);
+            // a quarter; all, and more than there are; none of some
+            let quarter: Vec<usize> = lengths().map(|n| n.div_ceil(4)).collect();
+            let more = lengths().map(|n| if n == 0 { 0 } else { n.min(200) + 5 });
+            let some = lengths().enumerate().map(|(b, n)| n.min(50) * (b % 2));
+            for counts in [quarter, more.collect(), some.collect()] {
+                let expected = farthest_points(coord, offsets, &counts).unwrap();
+                for width in [1, 4] {
+                    let found = in_buckets(&tree, &counts, width).unwrap();
+                    assert_eq!(found[..], expected, "batch {number}, {width} blocks");
+                }
+            }
+        }
+    }
+}
+
+/// More buckets than the warps of the smallest block hold in one node each, and more than shared memory holds.
+#[test]
+fn farthest_points_of_large_elements_equal_those_of_the_cpu() {
+    let large = shapes::batch(&[shapes::room(125_000, 3), shapes::lidar(9000, 4)]);
+    for gpu in gpus() {
+        let counts = [130, 260];
+        let expected = farthest_points(&large.0, &large.1, &counts).unwrap();
+        let tree = tree(gpu, &large);
+        let found = farthest(&tree, &counts).unwrap();
+        assert_eq!(found[..], expected);
+    }
+}
+
+#[test]
+fn samples_that_cannot_be_are_an_error() {
+    for gpu in gpus() {
+        let batch = (vec![[0.0; 3]; 2], vec![0, 2, 2]);
+        let tree = tree(gpu, &batch);
+        for counts in [&[1, 1][..], &[1], &[usize::MAX, 0]] {
+            let error = farthest(&tree, counts).unwrap_err();
+            let expected = farthest_points(&batch.0, &batch.1, counts).unwrap_err();
+            assert_eq!(error.to_string(), expected.to_string());
+        }
+    }
+}
+
+#[test]
 fn inverse_lists_equal_those_of_the_cpu() {
     let missing = super::super::MISSING;
     for gpu in gpus() {
@@ -310,12 +358,31 @@ fn hierarchies_equal_those_of_the_cpu_and_stay_on_the_device() {
             assert!(stencils.0.weight == stencils.1.weight);
         }
         assert!(a.index == b.index && a.delta == b.delta);
-        // What has no kernels works all the same.
-        assert_eq!(
-            cpu.farthest(1, &[9, 3]).unwrap(),
-            gpu.farthest(1, &[9, 3]).unwrap()
-        );
-        assert_eq!(cpu.thin(1, &[9, 3]).unwrap(), gpu.thin(1, &[9, 3]).unwrap());
-        assert_eq!(cpu.coord(3), gpu.coord(3));
+    }
+}
+
+#[test]
+fn thinned_levels_equal_those_of_the_cpu_and_stay_on_the_device() {
+    let batch = shapes::batch(&[shapes::room(900, 1), Vec::new(), shapes::uniform(60, 2)]);
+    for gpu in gpus() {
+        let new = |device| Hierarchy::on(device, batch.0.clone(), batch.1.clone()).unwrap();
+        let (mut cpu, mut gpu) = (new(Device::Cpu), new(Device::Cuda(gpu)));
+        let coarse = [&mut cpu, &mut gpu].map(|levels| {
+            let coarse = levels.thin(0, &[230, 0, 16]).unwrap();
+            levels.neighbors(coarse, 4).unwrap();
+            coarse
+        });
+        assert_eq!(coarse, [1, 1]);
+        let counts = [[100, 0, 3], [230, 0, 16], [7, 0, 0], [231, 0, 16]];
+        let rows = counts.map(|counts| {
+            let found = gpu.farthest(0, &counts).unwrap();
+            assert!(!found.is_on_host());
+            (found, cpu.farthest(0, &counts).unwrap())
+        });
+        assert!(!gpu.coord(1).is_on_host());
+        assert!(rows.iter().all(|(found, expected)| found == expected));
+        assert_eq!(gpu.coord(1), cpu.coord(1));
+        assert_eq!(gpu.offsets(1), cpu.offsets(1));
+        assert!(gpu.thin(0, &[1, 1, 1]).is_err() && gpu.farthest(0, &[1]).is_err());
     }
 }

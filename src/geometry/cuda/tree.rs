@@ -51,7 +51,7 @@ impl Tree {
         let mut first_blocks = vec![0];
         for ends in cloud.offsets.windows(2) {
             let before = first_blocks[first_blocks.len() - 1];
-            first_blocks.push(before + (ends[1] - ends[0]).div_ceil(WIDTH));
+            first_blocks.push(before + Tree::blocks_of(ends[1] - ends[0]));
         }
         let blocks = first_blocks[cloud.elements()];
         let counts = level_counts(blocks);
@@ -92,6 +92,11 @@ impl Tree {
     /// [B + 1] where the elements start among the blocks.
     pub fn first_blocks(&self) -> Result<Pointer> {
         self.first_blocks.on(self.cloud.gpu)
+    }
+
+    /// Blocks of an element of `points` points.
+    pub fn blocks_of(points: usize) -> usize {
+        points.div_ceil(WIDTH)
     }
 
     /// Number of points that the blocks have room for.

@@ -12,7 +12,8 @@ const CELL: f32 = 0.1;
 /// Radius of the kernel point layers, metres.
 const RADIUS: f32 = 0.1;
 
-/// Neighbours and their lists turned around, a pooled level, the stencil between both, balls.
+/// Neighbours and their lists turned around, a pooled level, the stencil between both, balls, a thinned level and the
+/// samples of keys, which are the beginning of its own.
 pub fn lists(gpu: Gpu, s: Stage) -> Result<()> {
     // Two blocks of points more, so that the tree of 1024 points gets a second level.
     let count = s.points + 64;
@@ -26,5 +27,7 @@ pub fn lists(gpu: Gpu, s: Stage) -> Result<()> {
     for most in [NEIGHBOURS, MANY] {
         levels.ball(0, RADIUS, most, Choice::First)?;
     }
+    levels.thin(0, &[count / 4 + 1])?;
+    levels.farthest(0, &[count / 8 + 1])?;
     Ok(())
 }

@@ -9,7 +9,7 @@ use crate::Result;
 use crate::device::Array;
 use crate::device::random::Random;
 use crate::geometry::{
-    Interpolation, Neighbors, Padding, SearchTree, Windows, farthest_points, knn_on, ratio_counts,
+    Hierarchy, Interpolation, Neighbors, Padding, SearchTree, Windows, knn_on, ratio_counts,
 };
 use crate::graph::{Executor, Gradients, Graph, Layout, Mode, Params, Scope, Shape, Var};
 use crate::nn::{
@@ -284,7 +284,8 @@ pub(in super::super) fn transition_down(case: &Case<'_>, report: &mut Report) ->
     let starts = file.ends("offset", coord.len())?;
     let [outputs, inputs] = file.dims("param.linear.weight")?;
     let counts = ratio_counts(&starts, file.number("ratio")?);
-    let sampled = farthest_points(&coord, &starts, &counts)?;
+    let points = Hierarchy::on(case.device, coord.clone(), starts.clone());
+    let sampled = points?.farthest(0, &counts)?;
     let signed: Vec<i64> = sampled.iter().map(|&row| i64::from(row)).collect();
     report.equal("fps_idx", &signed, &file.list("fps_idx")?);
     let want = file.points("new_xyz")?;

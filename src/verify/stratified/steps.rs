@@ -5,7 +5,8 @@ use super::super::file::ReferenceFile;
 use super::super::reference::Report;
 use super::batch::elements;
 use crate::Result;
-use crate::geometry::{MISSING, WindowOptions, Windows, farthest_points, knn_on, stride_counts};
+use crate::device::{Array, Device};
+use crate::geometry::{Hierarchy, MISSING, WindowOptions, Windows, knn_on, stride_counts};
 use crate::weights::safetensors;
 
 /// Prefixes `c0.`, `c1.`, … of the cases of a file; one that is there in part is there.
@@ -29,7 +30,7 @@ pub(in super::super) fn sampling(case: &Case<'_>, report: &mut Report) -> Result
         let want = file.list(&name("idx"))?;
         let ends = file.ends(&name("new_offset"), want.len())?;
         let counts: Vec<usize> = ends.windows(2).map(|w| w[1] - w[0]).collect();
-        let rows = farthest_points(&coord, &starts, &counts)?;
+        let rows = Hierarchy::on(case.device, coord, starts)?.farthest(0, &counts)?;
         report.equal(name("idx"), &signed(&rows), &want);
     }
     Ok(())
@@ -141,6 +142,7 @@ fn cell_numbers(coord: &[[f32; 3]], ends: &[usize], size: f32, shifted: bool) ->
 
 /// The batch that says which windows the attention files mean: they hold pairs, but no batch and no sampled keys.
 pub(super) struct Batch {
+    device: Device,
     pub coord: Vec<[f32; 3]>,
     ends: Vec<usize>,
     size: f32,
@@ -154,12 +156,13 @@ impl Batch {
         let name = "op_stratified_keys.safetensors";
         let path = case.file.path().with_file_name(name);
         let tensors = safetensors::read(&path)?;
-        Batch::read(&ReferenceFile::new(&tensors, &path))
+        Batch::read(&ReferenceFile::new(&tensors, &path), case.device)
     }
 
-    fn read(file: &ReferenceFile<'_>) -> Result<Batch> {
+    fn read(file: &ReferenceFile<'_>, device: Device) -> Result<Batch> {
         let coord = file.points("coord")?;
         Ok(Batch {
+            device,
             ends: file.ends("offset", coord.len())?,
             size: window_size(file)?,
             step: file.number("quant_size")? as f32,
@@ -173,8 +176,12 @@ impl Batch {
         stride_counts(&self.ends, self.stride)
     }
 
-    fn sampled(&self) -> Result<Vec<u32>> {
-        farthest_points(&self.coord, &self.ends, &self.counts())
+    fn points(&self) -> Result<Hierarchy> {
+        Hierarchy::on(self.device, self.coord.clone(), self.ends.clone())
+    }
+
+    fn sampled(&self) -> Result<Array<u32>> {
+        self.points()?.farthest(0, &self.counts())
     }
 
     /// The windows of an unshifted or a shifted block, with sampled keys of our own.
@@ -257,7 +264,7 @@ pub(super) fn pairs(
 /// Keys of unshifted and shifted blocks.
 pub(in super::super) fn keys(case: &Case<'_>, report: &mut Report) -> Result<()> {
     let file = case.file;
-    let batch = Batch::read(file)?;
+    let batch = Batch::read(file, case.device)?;
     elements(file, "", &batch.ends, report)?;
     let want = file.list("downsample_idx")?;
     report.equal("downsample_idx", &signed(&batch.sampled()?), &want);
