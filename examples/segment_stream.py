@@ -1,15 +1,11 @@
-"""Labels clouds through `cairn segment -` from another program; no package needed.
-
-    python3 segment_stream.py cairn --model airborne
-"""
+"""Labels clouds through `cairn segment -` from another program: python3 segment_stream.py cairn --model airborne"""
 import struct, subprocess, sys
 
 def npy(points):
     """Bytes of an NPY file with rows of 32-bit floats: x, y, z and further columns."""
     head = "{'descr': '<f4', 'fortran_order': False, 'shape': (%d, %d)}" % (len(points), len(points[0]))
-    head = head.ljust(117) + "\n"
     rows = b"".join(struct.pack("<%df" % len(row), *row) for row in points)
-    return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(head)) + head.encode() + rows
+    return b"\x93NUMPY\x01\x00\x76\x00" + head.ljust(117).encode() + b"\n" + rows
 
 class Segmenter:
     def __init__(self, command):
