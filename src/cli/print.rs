@@ -1,7 +1,9 @@
 //! What people see: results, tables, errors.
 
 use crate::Error;
+use crate::io::Warning;
 use std::io::{self, ErrorKind, IsTerminal, Write};
+use std::path::Path;
 use std::process::ExitCode;
 
 /// Writes a result to standard output. A reader that has gone away (`cairn info scan.laz | head -1`) is no error.
@@ -19,9 +21,15 @@ pub fn json(value: &impl serde::Serialize) -> anyhow::Result<()> {
     result(&serde_json::to_string_pretty(value)?)
 }
 
-/// Prints a warning for people.
-pub fn warning(text: impl std::fmt::Display) {
-    eprintln!("{} {text}", coloured("warning:", "33"));
+/// Prints warnings about a file for people.
+pub fn warnings<'a>(path: &Path, warnings: impl IntoIterator<Item = &'a Warning>) {
+    for warning in warnings {
+        eprintln!(
+            "{} {}: {warning}",
+            coloured("warning:", "33"),
+            path.display()
+        );
+    }
 }
 
 /// Prints the chain of an error once and says with which code to leave.

@@ -326,7 +326,7 @@ fn one(
         return large::run(args, global, chosen, map, scan);
     }
     let scan = io::collect(reader).context("reading the scan")?;
-    scan.warnings.iter().for_each(print::warning);
+    print::warnings(input, &scan.warnings);
     if scan.cloud.is_empty() {
         return Err(Error::unusable(input, "holds no points").into());
     }
@@ -353,7 +353,7 @@ fn one(
     signals::check(KEPT)?;
     let labels = codes.labels(segmenter, &prediction);
     let notes = io::write(output, &scan, &labels).context("writing the labelled scan")?;
-    notes.iter().for_each(print::warning);
+    print::warnings(output, &notes);
     let written = start.elapsed() - read - segmented;
 
     let mut report = Report::new(segmenter.metadata(), &prediction, truth.as_ref());

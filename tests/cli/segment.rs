@@ -141,7 +141,8 @@ fn tiny_and_degenerate_scans_work() {
         assert!(out.status.success(), "{}", text(&out.stderr));
         let report: serde_json::Value = serde_json::from_slice(&out.stdout).unwrap();
         assert_eq!(report["without_class"], missing);
-        assert_eq!(text(&out.stderr).contains("warning:"), missing > 0);
+        let warning = format!("warning: {}: ", path(&scan));
+        assert_eq!(text(&out.stderr).contains(&warning), missing > 0);
         let after = io::read(&output).unwrap().cloud;
         assert_eq!(after.len(), cloud.len());
         let codes = after.labels().unwrap().code;

@@ -206,11 +206,11 @@ fn read(
     }
     drop(progress);
     (rest.source, rest.warnings) = reader.finish().context(context)?;
-    rest.warnings.iter().for_each(print::warning);
+    print::warnings(input, &rest.warnings);
     let large = survey.finish()?;
     let measured = large.measured();
     let about = io::warnings_about(measured.points, measured.missing, measured.absurd);
-    about.iter().for_each(print::warning);
+    print::warnings(input, &about);
     if measured.points == 0 {
         return Err(Error::unusable(input, "holds no points").into());
     }
@@ -287,7 +287,7 @@ fn write(
     }
     let mut notes: Vec<Warning> = writer.finish().context(context)?;
     notes.extend(io::beyond_attributes(output, &read.rest.source)?);
-    notes.iter().for_each(print::warning);
+    print::warnings(output, &notes);
     Ok(tally)
 }
 
