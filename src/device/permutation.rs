@@ -6,24 +6,29 @@ use std::marker::PhantomData;
 use std::ops::{Deref, Range};
 
 /// An order of rows: every number below its length once.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct Permutation(Array<u32>);
+#[derive(Debug, Clone, Default)]
+pub struct Permutation {
+    order: Array<u32>,
+    /// Not yet looked at, since kernels made it and it may stay on their GPU.
+    unchecked: bool,
+}
 
 impl Permutation {
     /// Errors unless every number below the length is there once.
     pub fn new(order: Vec<u32>) -> Result<Self> {
-        let mut seen = vec![false; order.len()];
-        for &row in &order {
-            match seen.get_mut(row as usize) {
-                Some(seen) if !*seen => *seen = true,
-                _ => {
-                    let fault =
-                        format!("row {row} of {} comes twice or does not exist", order.len());
-                    return Err(Error::argument("order of rows", fault));
-                }
-            }
+        check(&order)?;
+        Ok(Permutation {
+            order: order.into(),
+            unchecked: false,
+        })
+    }
+
+    /// An order that kernels made. Whether it is one is checked where safety depends on it, on the host.
+    pub fn made(order: Array<u32>) -> Self {
+        Permutation {
+            order,
+            unchecked: true,
         }
-        Ok(Permutation(order.into()))
     }
 
     /// Address of the order on `gpu`.
@@ -31,25 +36,28 @@ impl Permutation {
     /// # Errors
     /// As [`Array::on`].
     pub fn on(&self, gpu: Gpu) -> Result<Pointer> {
-        self.0.on(gpu)
+        self.order.on(gpu)
     }
 
     /// Cuts `values` (a row of `width` values for every entry) into one set of rows for each pair of neighbouring
     /// `bounds`: set i holds the rows of the positions from bounds\[i\] to bounds\[i + 1\]. Panics when `values` has
-    /// another size or the bounds fall or pass the end.
+    /// another size, the bounds fall or pass the end, or kernels made what is no permutation.
     pub fn split<'a>(
         &'a self,
         values: &'a mut [f32],
         width: usize,
         bounds: &[usize],
     ) -> Vec<Rows<'a>> {
-        assert_eq!(values.len(), width * self.0.len(), "a row for every entry");
-        assert!(bounds.is_sorted() && bounds.last().is_none_or(|b| *b <= self.0.len()));
+        assert_eq!(values.len(), width * self.len(), "a row for every entry");
+        assert!(bounds.is_sorted() && bounds.last().is_none_or(|b| *b <= self.len()));
+        if self.unchecked {
+            check(self).unwrap_or_else(|e| panic!("{e}"));
+        }
         let base = values.as_mut_ptr();
         let rows = |ends: &[usize]| Rows {
             base,
             width,
-            order: &self.0[ends[0]..ends[1]],
+            order: &self.order[ends[0]..ends[1]],
             first: ends[0],
             values: PhantomData,
         };
@@ -57,12 +65,32 @@ impl Permutation {
     }
 }
 
+impl PartialEq for Permutation {
+    fn eq(&self, other: &Self) -> bool {
+        self.order == other.order
+    }
+}
+
 impl Deref for Permutation {
     type Target = [u32];
 
     fn deref(&self) -> &[u32] {
-        &self.0
+        &self.order
     }
+}
+
+fn check(order: &[u32]) -> Result<()> {
+    let mut seen = vec![false; order.len()];
+    for &row in order {
+        match seen.get_mut(row as usize) {
+            Some(seen) if !*seen => *seen = true,
+            _ => {
+                let fault = format!("row {row} of {} comes twice or does not exist", order.len());
+                return Err(Error::argument("order of rows", fault));
+            }
+        }
+    }
+    Ok(())
 }
 
 /// The rows of a range of positions, wherever they lie.
@@ -120,6 +148,13 @@ mod tests {
             assert!(Permutation::new(order).is_err());
         }
         assert!(Permutation::new(vec![]).is_ok());
+    }
+
+    #[test]
+    #[should_panic(expected = "row 1 of 2 comes twice")]
+    fn what_kernels_made_is_checked_before_rows_are_handed_out() {
+        let order = Permutation::made(vec![1, 1].into());
+        order.split(&mut [0.0; 2], 1, &[0, 1, 2]);
     }
 
     #[test]

@@ -1,6 +1,8 @@
 //! A box that holds all points of a level, known on the host while the points themselves are on a GPU: what bounds sizes
 //! before anything is read back.
 
+use super::windows::Grid;
+
 /// Lowest and highest coordinates, metres, perhaps with some room to spare.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Extent {
@@ -60,6 +62,21 @@ impl Extent {
         }
     }
 
+    /// Bits that hold the number of any window of `grid` in `elements` batch elements; 64 when they do not suffice. The
+    /// grid starts at the lowest coordinates of the points inside, wherever that is.
+    pub fn window_bits(&self, size: f32, shifted: bool, elements: usize) -> u32 {
+        // Rounding is monotone in every step: the highest cell is at most that of a higher point seen from a lower start.
+        let grid = Grid::new(self.low.map(|x| x as f32), size, shifted);
+        let cells = grid.cell(&self.high.map(|x| x as f32));
+        match grid.extent(cells, elements) {
+            Ok((_, per_element)) => {
+                let all = per_element * elements.max(1) as u64;
+                u64::BITS - (all - 1).leading_zeros()
+            }
+            Err(_) => 64,
+        }
+    }
+
     /// True when no two points inside are as far apart as neighbours cannot be.
     pub fn is_within_reach(&self) -> bool {
         let squared: f64 = (0..3).map(|axis| self.length(axis).powi(2)).sum();
@@ -94,6 +111,40 @@ mod tests {
         }
         assert_eq!(Extent::of(&[[-3e38; 3], [3e38; 3]]).key_bits(1e-30, 1), 64);
         assert_eq!(Extent::of(&[]).key_bits(0.1, 0), 3);
+    }
+
+    #[test]
+    fn window_numbers_fit_the_bits() {
+        let far: Vec<[f32; 3]> = shapes::uniform(300, 1)
+            .iter()
+            .map(|p| [p[0] + 4.5e5, p[1] - 5.4e6, p[2]])
+            .collect();
+        for coord in [
+            far,
+            shapes::lidar(500, 2),
+            vec![[1.0; 3]; 3],
+            shapes::lattice(5),
+        ] {
+            let exact = Extent::of(&coord);
+            for (size, shifted) in [(0.16, false), (0.16, true), (2.0, true)] {
+                let grid = Grid::new(exact.low.map(|x| x as f32), size, shifted);
+                let most = coord.iter().fold([0; 3], |most: [u64; 3], p| {
+                    let cell = grid.cell(p);
+                    std::array::from_fn(|axis| most[axis].max(cell[axis]))
+                });
+                let (_, per_element) = grid.extent(most, 3).unwrap();
+                for extent in [exact, exact.of_means(coord.len())] {
+                    let bits = extent.window_bits(size, shifted, 3);
+                    assert!((3 * per_element - 1) >> bits == 0, "{bits} bits");
+                }
+                let bits = exact.window_bits(size, shifted, 3);
+                assert!((6 * per_element) >> bits > 0, "{bits} bits");
+            }
+        }
+        assert_eq!(
+            Extent::of(&[[-3e38; 3], [3e38; 3]]).window_bits(1.0, true, 1),
+            64
+        );
     }
 
     #[test]

@@ -4,7 +4,8 @@
 //! Level 0 is the input; every pool and every thinning makes a further level. A decoder stage that asks for the neighbours its encoder
 //! stage had gets the same table, and all questions about a level share one search tree.
 //!
-//! On a GPU all of them are made by kernels and stay there; the host waits once per pool, for the number of pooled points.
+//! On a GPU all of them are made by kernels and stay there; the host waits once per pool, for the number of pooled points,
+//! and once per set of windows, for the lengths of their lists.
 //!
 //! ```
 //! use cairn::geometry::Hierarchy;
@@ -21,7 +22,7 @@ use super::farthest_point::{ends_of, farthest_of_tree};
 use super::radius::{radius_of_tree, radius_on_gpu};
 use super::ragged::check_offsets;
 use super::{Choice, Extent, Interpolation, Neighbors, Padding, Partition, SearchTree};
-use super::{cuda, partition};
+use super::{WindowOptions, Windows, cuda, partition};
 use crate::device::{Array, Device, Gpu};
 use crate::{Error, Result};
 use std::sync::Arc;
@@ -280,6 +281,31 @@ impl Hierarchy {
         let extent = self.levels[level].extent;
         self.levels.push(Level::new(coord, ends_of(counts), extent));
         Ok(self.levels.len() - 1)
+    }
+
+    /// Attention windows over `level`: with the rows in `sampled` as sparse keys, or with dense keys only and bins counted
+    /// from cell to cell (3D Swin). Errors as [`windows`](super::windows) says, or when the level does not exist.
+    pub fn windows(
+        &mut self,
+        level: usize,
+        options: WindowOptions,
+        sampled: Option<&Array<u32>>,
+    ) -> Result<Arc<Windows>> {
+        self.check(level)?;
+        let windows = match self.device {
+            Device::Cpu => {
+                let Level { coord, offsets, .. } = &self.levels[level];
+                match sampled {
+                    Some(rows) => Windows::stratified(coord, offsets, options, rows)?,
+                    None => Windows::swin(coord, offsets, options)?,
+                }
+            }
+            Device::Cuda(gpu) => {
+                let cloud = self.cloud(gpu, level)?;
+                Windows::on_gpu(&cloud, &self.levels[level].extent, options, sampled)?
+            }
+        };
+        Ok(Arc::new(windows))
     }
 
     /// The search tree of a level, built at the first call.

@@ -160,20 +160,15 @@ impl StratifiedTransformer {
         let config = &self.config;
         let kinds = config.depths[level].min(2);
         let sampled = match config.is_swin() {
-            true => Array::default(),
+            true => None,
             false => {
                 let counts = stride_counts(points.offsets(level), config.downsample_scale);
-                points.farthest(level, &counts)?
+                Some(points.farthest(level, &counts)?)
             }
         };
-        let (coord, offsets) = (points.coord(level), points.offsets(level));
         let windows = |shifted: bool| {
             let options = config.window_options(level, shifted);
-            let windows = match config.is_swin() {
-                true => Windows::swin(coord, offsets, options)?,
-                false => Windows::stratified(coord, offsets, options, &sampled)?,
-            };
-            Ok(Arc::new(windows))
+            points.windows(level, options, sampled.as_ref())
         };
         [false, true].into_iter().take(kinds).map(windows).collect()
     }

@@ -1,7 +1,8 @@
 //! Index steps on a GPU: coordinates go in, index lists stay there.
 //!
 //! The results are those of the CPU, number by number: cells, their order, neighbours and ties are decided by the same
-//! f32 operations. The host learns sizes only, once per pooled level; all else is queued.
+//! f32 operations. The host learns sizes only, once per pooled level and once per set of windows; all else
+//! is queued.
 //!
 //! | step | kernels |
 //! |---|---|
@@ -11,6 +12,7 @@
 //! | K nearest neighbours, neighbours within a radius | `knn.cu`, `radius.cu` |
 //! | farthest points | `farthest_point.cu` |
 //! | inverse lists | `inverse.cu`, sort |
+//! | attention windows | `window_lists.cu`, sort, scan, `inverse.cu` |
 //! | interpolation stencils | `interpolation.cu` |
 //! | moments of the offsets to neighbours | `moments.cu` |
 
@@ -24,6 +26,7 @@ mod partition;
 mod radius;
 mod table;
 mod tree;
+mod window_lists;
 
 pub(super) use cloud::Cloud;
 pub(super) use farthest_point::{coord as sampled_coord, farthest, prefix};
@@ -35,6 +38,7 @@ pub(super) use partition::partition;
 pub(super) use radius::radius;
 pub(super) use table::Table;
 pub(super) use tree::Tree;
+pub(super) use window_lists::window_lists;
 
 use crate::device::cuda::{Buffer, sort};
 use crate::device::{Gpu, Pointer};

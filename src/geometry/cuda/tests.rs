@@ -2,7 +2,8 @@
 
 use super::super::{
     Choice, Extent, Hierarchy, Interpolation, Neighbors, Padding, Partition, Ragged, SearchTree,
-    farthest_points, knn, partition, radius::radius_on_gpu, radius_neighbors, shapes,
+    WindowOptions, Windows, farthest_points, knn, partition, radius::radius_on_gpu,
+    radius_neighbors, shapes,
 };
 use super::farthest_point::{farthest, in_buckets};
 use super::{Cloud, Tree, inverse};
@@ -267,6 +268,97 @@ fn farthest_points_of_large_elements_equal_those_of_the_cpu() {
     }
 }
 
+/// Rows of every fifth point, some of them twice.
+fn some_rows(points: usize) -> Vec<u32> {
+    let rows = (0..points as u32).filter(|row| row % 5 == 0);
+    rows.clone()
+        .chain(rows.filter(|row| row % 3 == 0))
+        .collect()
+}
+
+#[test]
+fn windows_equal_those_of_the_cpu() {
+    for gpu in gpus() {
+        for (number, batch) in batches().iter().enumerate() {
+            let (coord, offsets) = batch;
+            let (cloud, extent) = (cloud(gpu, batch), Extent::of(coord));
+            let rows = some_rows(coord.len());
+            for (size, shifted) in [(0.11, false), (0.3, true), (5.0, true)] {
+                let step = size / 8.0;
+                let options = WindowOptions {
+                    size,
+                    step,
+                    shifted,
+                };
+                for sampled in [Some(&rows[..]), Some(&[]), None] {
+                    let expected = match sampled {
+                        Some(rows) => Windows::stratified(coord, offsets, options, rows),
+                        None => Windows::swin(coord, offsets, options),
+                    };
+                    let sampled = sampled.map(|rows| Array::from(rows.to_vec()));
+                    let found = Windows::on_gpu(&cloud, &extent, options, sampled.as_ref());
+                    let name = format!("batch {number}, {size} m, {shifted}, {sampled:?}");
+                    match (found, expected) {
+                        (Ok(found), Ok(expected)) => same_windows(&found, &expected, &name),
+                        (Err(found), Err(expected)) => {
+                            assert_eq!(found.to_string(), expected.to_string(), "{name}");
+                        }
+                        (found, expected) => panic!("{name}: {found:?} {expected:?}"),
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn same_windows(found: &Windows, expected: &Windows, name: &str) {
+    let points = found.points();
+    assert_eq!(found.query_tiles(), expected.query_tiles(), "{name}");
+    assert!(points == 0 || !found.sampled.index.is_on_host());
+    assert!(points == 0 || found.known_parts().is_none());
+    assert!(points == 0 || !found.tiles().groups.is_on_host());
+    found.sampled.check(points).unwrap();
+    assert!(found.order == expected.order, "{name}");
+    assert!(found.place == expected.place, "{name}");
+    assert!(found.quantization == expected.quantization, "{name}");
+    assert!(found.sampled == expected.sampled, "{name}");
+    let (a, b) = (found.tiles(), expected.tiles());
+    assert_eq!(a.groups, b.groups, "{name}");
+    assert_eq!(a.queries, b.queries, "{name}");
+    assert_eq!(a.window, b.window, "{name}");
+    assert_eq!(a.members, b.members, "{name}");
+    assert_eq!(a.dense, b.dense, "{name}");
+    assert_eq!(a.sparse, b.sparse, "{name}");
+    // What the host works by, made of what the GPU made.
+    assert_eq!(found.groups(), expected.groups(), "{name}");
+    assert_eq!(found.parts(), expected.parts(), "{name}");
+}
+
+#[test]
+fn windows_that_cannot_be_are_an_error() {
+    let batch = (vec![[0.0; 3], [1e30; 3]], vec![0, 2]);
+    for gpu in gpus() {
+        let (cloud, extent) = (cloud(gpu, &batch), Extent::of(&batch.0));
+        for (size, step, row) in [
+            (1e-3, 1e-4, 0),
+            (0.1, 0.2, 0),
+            (30.0, 1.0, 0),
+            (0.1, 0.01, 2),
+        ] {
+            let shifted = false;
+            let options = WindowOptions {
+                size,
+                step,
+                shifted,
+            };
+            let expected = Windows::stratified(&batch.0, &batch.1, options, &[row]).unwrap_err();
+            let rows = Array::from(vec![row]);
+            let found = Windows::on_gpu(&cloud, &extent, options, Some(&rows)).unwrap_err();
+            assert_eq!(found.to_string(), expected.to_string());
+        }
+    }
+}
+
 #[test]
 fn samples_that_cannot_be_are_an_error() {
     for gpu in gpus() {
@@ -383,6 +475,17 @@ fn thinned_levels_equal_those_of_the_cpu_and_stay_on_the_device() {
         assert!(rows.iter().all(|(found, expected)| found == expected));
         assert_eq!(gpu.coord(1), cpu.coord(1));
         assert_eq!(gpu.offsets(1), cpu.offsets(1));
+        let options = WindowOptions {
+            size: 0.3,
+            step: 0.05,
+            shifted: true,
+        };
+        for (level, rows) in [(0, Some(&rows[1].0)), (1, None)] {
+            let windows = [&mut cpu, &mut gpu].map(|h| h.windows(level, options, rows).unwrap());
+            assert!(!windows[1].place[0].is_on_host());
+            same_windows(&windows[1], &windows[0], "levels");
+        }
+        assert!(gpu.windows(2, options, None).is_err());
         assert!(gpu.thin(0, &[1, 1, 1]).is_err() && gpu.farthest(0, &[1]).is_err());
     }
 }

@@ -23,26 +23,28 @@
 //! does not exist; so many windows that their numbers overflow.
 
 mod cells;
+mod groups;
 mod quantization;
 #[cfg(test)]
 mod tests;
 mod tiles;
 
+pub use groups::{Group, Part};
 pub use quantization::Quantization;
 pub use tiles::{TILE, Tiles};
 
 use super::ragged::{Ragged, check_offsets};
 use super::sort::order_by_key;
-use crate::device::{Array, Permutation, parallel};
+use super::{Extent, cuda};
+use crate::device::{Array, Permutation};
 use crate::{Error, Result};
+pub(super) use cells::Grid;
 use cells::{Cells, lowest};
-use std::ops::Range;
+use groups::{Work, groups};
 use std::sync::OnceLock;
 
 /// Largest window, metres: offsets within two windows, in units of 10 µm, stay below 2^22, where rounding is exact.
 pub const MAX_WINDOW: f32 = 20.0;
-/// Points per part below which a batch is not cut further.
-const PART: usize = 64;
 
 /// How to cut a cloud.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -55,44 +57,6 @@ pub struct WindowOptions {
     pub shifted: bool,
 }
 
-/// Queries that have the same keys.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Group {
-    /// Positions of the queries.
-    pub queries: Range<usize>,
-    /// Positions of the small window: the dense keys, the queries among them.
-    pub dense: Range<usize>,
-    /// List of [`Windows::sampled`] that holds the large window's sampled points; those in `dense` are no sparse keys.
-    pub large: usize,
-    /// Number of sparse keys.
-    pub sparse: usize,
-    /// Place of the first entry of list `large` among the sampled points that the part of this group touches.
-    pub slot: usize,
-}
-
-impl Group {
-    /// Number of keys of each query.
-    pub fn keys(&self) -> usize {
-        self.dense.len() + self.sparse
-    }
-
-    /// Number of pairs.
-    pub fn pairs(&self) -> usize {
-        self.queries.len() * self.keys()
-    }
-}
-
-/// A run of groups that backward works through alone.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Part {
-    /// Which groups.
-    pub groups: Range<usize>,
-    /// Lists of [`Windows::sampled`] that its groups touch, each once, with the slot of its first entry.
-    pub touched: Vec<(usize, usize)>,
-    /// Slots of all of them.
-    pub slots: usize,
-}
-
 /// The windows of one block over one batch.
 #[derive(Debug, Clone)]
 pub struct Windows {
@@ -102,12 +66,11 @@ pub struct Windows {
     pub place: [Array<f32>; 3],
     /// How offsets between places become bins.
     pub quantization: Quantization,
-    /// In order of their queries, which cover all positions.
-    pub groups: Vec<Group>,
     /// Positions of the sampled points of every large window that is somebody's.
     pub sampled: Ragged,
-    /// In order of their groups.
-    pub parts: Vec<Part>,
+    /// Made first on the host, and from `tiles` where a GPU made those.
+    work: OnceLock<Work>,
+    /// Made first on a GPU, and from `work` where the host made that.
     tiles: OnceLock<Tiles>,
 }
 
@@ -119,7 +82,7 @@ impl Windows {
     /// let coord = [[0.0, 0.0, 0.0], [0.15, 0.0, 0.0], [0.3, 0.0, 0.0], [0.5, 0.0, 0.0]];
     /// let options = WindowOptions { size: 0.2, step: 0.01, shifted: false };
     /// let windows = Windows::stratified(&coord, &[0, 4], options, &[0, 2])?;
-    /// let group = &windows.groups[0]; // two points of a small window, and a sampled one behind its border
+    /// let group = &windows.groups()[0]; // two points of a small window, and a sampled one behind its border
     /// assert_eq!((group.queries.clone(), group.sparse), (0..2, 1));
     /// # Ok::<(), cairn::Error>(())
     /// ```
@@ -130,21 +93,14 @@ impl Windows {
         sampled: &[u32],
     ) -> Result<Windows> {
         check(coord, offsets, options)?;
-        if let Some(row) = sampled.iter().find(|row| **row as usize >= coord.len()) {
-            let fault = format!("row {row}, but there are {} points", coord.len());
-            return Err(Error::argument("sampled points", fault));
-        }
+        check_sampled(sampled, coord.len())?;
         let WindowOptions { size, shifted, .. } = options;
         let start = lowest(coord);
-        let shift = |size: f32| if shifted { 0.5 * size } else { 0.0 };
-        let small = Cells::new(coord, offsets, start, size, shift(size))?;
-        let large = Cells::new(coord, offsets, start, 2.0 * size, shift(2.0 * size))?;
+        let small = Cells::new(coord, offsets, Grid::new(start, size, shifted))?;
+        let large = Cells::new(coord, offsets, Grid::new(start, 2.0 * size, shifted))?;
         let order = order_by_both(&small.keys, &large.keys);
         let mut groups = groups(&order, &small.keys, Some(&large.keys));
-        let quantization = Quantization::Offset {
-            reach: 2.0 * size,
-            step: options.step,
-        };
+        let quantization = Quantization::offsets(size, options.step);
         let place = planes(&order, |row| coord[row]);
         let lists = sampled_lists(sampled, &order, &large.keys, &mut groups);
         Ok(Self::finish(order, place, quantization, groups, lists))
@@ -156,24 +112,60 @@ impl Windows {
         check(coord, offsets, options)?;
         let WindowOptions { size, step, .. } = options;
         let start = lowest(coord);
-        let shift = if options.shifted { 0.5 * size } else { 0.0 };
-        let small = Cells::new(coord, offsets, start, size, shift)?;
+        let grid = Grid::new(start, size, options.shifted);
+        let small = Cells::new(coord, offsets, grid)?;
         let order = order_by_key(&small.keys);
         let groups = groups(&order, &small.keys, None);
         // place of a point inside its window, in bins
         let place = planes(&order, |row| {
             std::array::from_fn(|axis| {
-                let inside = (coord[row][axis] - start[axis] + shift) % size;
+                let inside = (coord[row][axis] - start[axis] + grid.shift) % size;
                 (inside / step).trunc()
             })
         });
-        let center = (f64::from(size) / f64::from(step) + 1e-4).floor() as f32 - 1.0;
-        let quantization = Quantization::Cell { center };
+        let quantization = Quantization::cells(size, step);
         let lists = Ragged {
             offsets: vec![0, 0].into(),
             index: Array::default(),
         };
         Ok(Self::finish(order, place, quantization, groups, lists))
+    }
+
+    /// The windows of the points of `cloud`, which lie in `extent`, made by kernels: with the rows in `sampled` as sparse
+    /// keys, or with dense keys only and bins counted from cell to cell. They equal those of the host and stay on the GPU,
+    /// which the host asks for sizes once. Errors as the module says.
+    pub(super) fn on_gpu(
+        cloud: &cuda::Cloud,
+        extent: &Extent,
+        options: WindowOptions,
+        sampled: Option<&Array<u32>>,
+    ) -> Result<Windows> {
+        check_options(options)?;
+        let points = cloud.coord.len();
+        if let Some(rows) = sampled
+            && rows.known_rows().is_none_or(|known| known > points)
+        {
+            check_sampled(rows.fetch()?, points)?;
+        }
+        if points == 0 {
+            return match sampled {
+                Some(_) => Windows::stratified(&[], &cloud.offsets, options, &[]),
+                None => Windows::swin(&[], &cloud.offsets, options),
+            };
+        }
+        let lists = cuda::window_lists(cloud, extent, options, sampled)?;
+        let WindowOptions { size, step, .. } = options;
+        Ok(Windows {
+            order: Permutation::made(lists.order),
+            place: lists.place,
+            quantization: match sampled {
+                Some(_) => Quantization::offsets(size, step),
+                None => Quantization::cells(size, step),
+            },
+            sampled: lists.sampled,
+            work: OnceLock::new(),
+            tiles: lists.tiles.into(),
+        })
     }
 
     /// Number of points.
@@ -183,25 +175,48 @@ impl Windows {
 
     /// Number of pairs of a query and a key.
     pub fn pairs(&self) -> usize {
-        self.groups.iter().map(Group::pairs).sum()
+        self.groups().iter().map(Group::pairs).sum()
     }
 
-    /// The lists that GPUs work by. Made at the first call.
+    /// Groups in order of their queries, which cover all positions.
+    pub fn groups(&self) -> &[Group] {
+        &self.work().groups
+    }
+
+    /// Parts in order of their groups.
+    pub fn parts(&self) -> &[Part] {
+        &self.work().parts
+    }
+
+    /// As [`Windows::parts`], unless finding out means to bring lists from a GPU.
+    pub fn known_parts(&self) -> Option<&[Part]> {
+        self.work.get().map(|work| &work.parts[..])
+    }
+
+    fn work(&self) -> &Work {
+        self.work
+            .get_or_init(|| Work::of_tiles(self.tiles(), &self.sampled, self.points()))
+    }
+
+    /// The lists that GPUs work by. Made at the first call where the host made the windows.
     pub fn tiles(&self) -> &Tiles {
         self.tiles.get_or_init(|| Tiles::new(self))
     }
 
     /// Number of tiles of queries in [`Windows::tiles`].
     pub fn query_tiles(&self) -> usize {
-        tiles::count(&self.groups)
+        match self.tiles.get() {
+            Some(tiles) => tiles.queries.len() / 2,
+            None => tiles::count(self.groups()),
+        }
     }
 
     /// Bytes of all lists.
     pub fn bytes(&self) -> usize {
-        let touched: usize = self.parts.iter().map(|p| p.touched.len()).sum();
+        let touched: usize = self.parts().iter().map(|p| p.touched.len()).sum();
         4 * (4 * self.order.len() + self.sampled.offsets.len() + self.sampled.index.len())
-            + size_of::<Group>() * self.groups.len()
-            + size_of::<Part>() * self.parts.len()
+            + size_of_val(self.groups())
+            + size_of_val(self.parts())
             + size_of::<(usize, usize)>() * touched
     }
 
@@ -216,29 +231,36 @@ impl Windows {
         order: Vec<u32>,
         place: [Array<f32>; 3],
         quantization: Quantization,
-        mut groups: Vec<Group>,
+        groups: Vec<Group>,
         sampled: Ragged,
     ) -> Windows {
-        for group in &mut groups {
-            let inside = |position: &&u32| group.dense.contains(&(**position as usize));
-            let list = sampled.list(group.large);
-            group.sparse = list.len() - list.iter().filter(inside).count();
-        }
-        let parts = parts(&mut groups, &sampled, order.len());
+        let work = Work::new(groups, &sampled, order.len());
         Windows {
             order: Permutation::new(order).expect("sorting keeps every row once"),
             place,
             quantization,
-            groups,
             sampled,
-            parts,
+            work: work.into(),
             tiles: OnceLock::new(),
         }
     }
 }
 
+/// Errors unless all sampled rows are below `points`.
+fn check_sampled(sampled: &[u32], points: usize) -> Result<()> {
+    let Some(row) = sampled.iter().find(|row| **row as usize >= points) else {
+        return Ok(());
+    };
+    let fault = format!("row {row}, but there are {points} points");
+    Err(Error::argument("sampled points", fault))
+}
+
 fn check(coord: &[[f32; 3]], offsets: &[usize], options: WindowOptions) -> Result<()> {
     check_offsets(offsets, coord.len())?;
+    check_options(options)
+}
+
+fn check_options(options: WindowOptions) -> Result<()> {
     let WindowOptions { size, step, .. } = options;
     if !(size > 0.0 && size <= MAX_WINDOW) {
         let fault = format!("{size} m is not between 0 and {MAX_WINDOW} m");
@@ -262,37 +284,6 @@ fn order_by_both(first: &[u64], second: &[u64]) -> Vec<u32> {
 fn planes(order: &[u32], place: impl Fn(usize) -> [f32; 3]) -> [Array<f32>; 3] {
     let all: Vec<[f32; 3]> = order.iter().map(|row| place(*row as usize)).collect();
     std::array::from_fn(|axis| all.iter().map(|p| p[axis]).collect::<Vec<_>>().into())
-}
-
-/// Cuts the order wherever a window number changes. List and sparse keys are filled in later.
-fn groups(order: &[u32], small: &[u64], large: Option<&[u64]>) -> Vec<Group> {
-    let window = |position: usize| small[order[position] as usize];
-    let both = |position: usize| (window(position), large.map(|l| l[order[position] as usize]));
-    let mut groups: Vec<Group> = Vec::new();
-    let mut first_of_window = 0;
-    let mut first = 0;
-    for position in 1..=order.len() {
-        let ends = position == order.len() || both(position) != both(first);
-        if !ends {
-            continue;
-        }
-        groups.push(Group {
-            queries: first..position,
-            dense: 0..0,
-            large: 0,
-            sparse: 0,
-            slot: 0,
-        });
-        if position == order.len() || window(position) != window(first) {
-            let dense = groups[first_of_window].queries.start..position;
-            for group in &mut groups[first_of_window..] {
-                group.dense = dense.clone();
-            }
-            first_of_window = groups.len();
-        }
-        first = position;
-    }
-    groups
 }
 
 /// The sampled points of every large window, one list each; tells every group its own. List 0 is empty.
@@ -323,47 +314,5 @@ fn sampled_lists(sampled: &[u32], order: &[u32], large: &[u64], groups: &mut [Gr
     Ragged {
         offsets: offsets.into(),
         index: entries.iter().map(|e| e.1).collect::<Vec<_>>().into(),
-    }
-}
-
-/// Cuts the groups into parts of about equal work, and gives every group the slot of its list.
-fn parts(groups: &mut [Group], sampled: &Ragged, points: usize) -> Vec<Part> {
-    let count = (points / PART).clamp(1, parallel::PARTIALS);
-    let total: usize = groups.iter().map(Group::pairs).sum();
-    let mut parts = Vec::with_capacity(count);
-    let (mut first, mut work) = (0, 0);
-    for end in 1..=groups.len() {
-        work += groups[end - 1].pairs();
-        let ends_window = groups
-            .get(end)
-            .is_none_or(|g| g.dense != groups[end - 1].dense);
-        let is_full = work * count >= total * (parts.len() + 1);
-        if ends_window && (is_full || end == groups.len()) {
-            parts.push(part(groups, first..end, sampled));
-            first = end;
-        }
-    }
-    parts
-}
-
-fn part(groups: &mut [Group], range: Range<usize>, sampled: &Ragged) -> Part {
-    let own = &mut groups[range.clone()];
-    let mut lists: Vec<usize> = own.iter().map(|g| g.large).collect();
-    lists.sort_unstable();
-    lists.dedup();
-    let mut slots = 0;
-    let mut touched = Vec::with_capacity(lists.len());
-    for list in lists {
-        touched.push((list, slots));
-        slots += sampled.list(list).len();
-    }
-    for group in own {
-        let at = touched.partition_point(|(list, _)| *list < group.large);
-        group.slot = touched[at].1;
-    }
-    Part {
-        groups: range,
-        touched,
-        slots,
     }
 }

@@ -20,6 +20,18 @@ pub enum Quantization {
 }
 
 impl Quantization {
+    /// Of places in metres, in windows of `size` and bins of `step` metres.
+    pub(super) fn offsets(size: f32, step: f32) -> Quantization {
+        let reach = 2.0 * size;
+        Quantization::Offset { reach, step }
+    }
+
+    /// Of places inside windows of `size` metres, in bins of `step` metres.
+    pub(super) fn cells(size: f32, step: f32) -> Quantization {
+        let center = (f64::from(size) / f64::from(step) + 1e-4).floor() as f32 - 1.0;
+        Quantization::Cell { center }
+    }
+
     /// Bins that offsets can fall into: the least number of rows of a table.
     pub fn bins(self) -> usize {
         match self {

@@ -1,4 +1,5 @@
 use super::*;
+use crate::device::parallel;
 use crate::geometry::golden::Golden;
 use crate::geometry::shapes;
 use std::collections::BTreeSet;
@@ -10,7 +11,7 @@ type Pair = (usize, usize, bool);
 fn pairs(windows: &Windows) -> Vec<Pair> {
     let row = |position: usize| windows.order[position] as usize;
     let mut pairs = Vec::new();
-    for group in &windows.groups {
+    for group in windows.groups() {
         for query in group.queries.clone() {
             let dense = group.dense.clone().map(|key| (row(query), row(key), true));
             pairs.extend(dense);
@@ -101,7 +102,7 @@ fn assert_consistent(windows: &Windows) {
     }
     assert_eq!(2 * windows.query_tiles(), windows.tiles().queries.len());
     let mut next = 0;
-    for group in &windows.groups {
+    for group in windows.groups() {
         assert_eq!(group.queries.start, next);
         assert!(!group.queries.is_empty());
         assert!(group.dense.start <= group.queries.start && group.queries.end <= group.dense.end);
@@ -111,24 +112,24 @@ fn assert_consistent(windows: &Windows) {
     assert_eq!(next, windows.points());
     windows.sampled.check(windows.points()).unwrap();
     let mut next = 0;
-    for part in &windows.parts {
+    for part in windows.parts() {
         assert_eq!(part.groups.start, next);
         next = part.groups.end;
         let slots = part.touched.iter().map(|t| windows.sampled.list(t.0).len());
         assert_eq!(part.slots, slots.sum::<usize>());
-        for group in &windows.groups[part.groups.clone()] {
+        for group in &windows.groups()[part.groups.clone()] {
             assert!(part.touched.contains(&(group.large, group.slot)));
         }
-        if let Some(after) = windows.groups.get(next) {
+        if let Some(after) = windows.groups().get(next) {
             assert_ne!(
                 after.dense,
-                windows.groups[next - 1].dense,
+                windows.groups()[next - 1].dense,
                 "a window is cut"
             );
         }
     }
-    assert_eq!(next, windows.groups.len());
-    assert!(windows.parts.len() <= parallel::PARTIALS);
+    assert_eq!(next, windows.groups().len());
+    assert!(windows.parts().len() <= parallel::PARTIALS);
 }
 
 #[test]
@@ -136,13 +137,14 @@ fn cells_are_those_of_the_reference() {
     let golden = Golden::of("stratified", "op_partition");
     let (coord, offsets) = (golden.points("coord"), golden.offsets("offset"));
     let w = golden.f32("window_size")[0];
-    for (name, size, shift) in [
-        ("small", w, 0.0),
-        ("small_shift", w, w / 2.0),
-        ("large", 2.0 * w, 0.0),
-        ("large_shift", 2.0 * w, w),
+    for (name, size, shifted) in [
+        ("small", w, false),
+        ("small_shift", w, true),
+        ("large", 2.0 * w, false),
+        ("large_shift", 2.0 * w, true),
     ] {
-        let cells = Cells::new(&coord, &offsets, lowest(&coord), size, shift).unwrap();
+        let grid = Grid::new(lowest(&coord), size, shifted);
+        let cells = Cells::new(&coord, &offsets, grid).unwrap();
         let want = golden.i64(&format!("{name}.cell_id"));
         assert!(
             cells.keys.iter().zip(&want).all(|(a, b)| *a == *b as u64),

@@ -41,7 +41,7 @@ pub(super) fn count(groups: &[Group]) -> usize {
 
 impl Tiles {
     pub(super) fn new(windows: &Windows) -> Tiles {
-        let groups = &windows.groups;
+        let groups = windows.groups();
         let all = groups.iter().flat_map(|group| {
             let ends = [group.queries.end, group.dense.start, group.dense.end];
             ends.map(|n| n as u32)
@@ -92,7 +92,7 @@ fn push(tiles: &mut Vec<u32>, keys: std::ops::Range<usize>, queries: std::ops::R
 /// Positions of the queries of every list of sampled keys.
 fn members(windows: &Windows) -> Ragged {
     let mut lists = vec![Vec::new(); windows.sampled.len()];
-    for group in &windows.groups {
+    for group in windows.groups() {
         lists[group.large].extend(group.queries.clone().map(|position| position as u32));
     }
     let mut offsets = vec![0];

@@ -141,7 +141,7 @@ impl Kernel for Run<'_> {
                 total: carve(&mut rest, heads * QUERIES),
             };
             let positions = self.y.positions();
-            let groups = &self.inputs.windows.groups;
+            let groups = self.inputs.windows.groups();
             let first = groups.partition_point(|g| g.queries.end <= positions.start);
             for (at, group) in groups.iter().enumerate().skip(first) {
                 let end = group.queries.end.min(positions.end);
@@ -388,9 +388,9 @@ pub(super) fn forward(op: &WindowAttention, io: &mut Forward<'_>) {
         tables: packed,
     };
     let order = &op.windows.order;
-    let outputs = order.split(io.output(0), sizes.channels, &op.bounds);
+    let outputs = order.split(io.output(0), sizes.channels, op.bounds());
     if io.saves() {
-        let saved = order.split(io.saved(0), 2 * sizes.heads, &op.bounds);
+        let saved = order.split(io.saved(0), 2 * sizes.heads, op.bounds());
         let runs = outputs.into_par_iter().zip(saved);
         runs.for_each(|(y, saved)| {
             let saved = Some(saved);

@@ -13,6 +13,7 @@ use super::tile::{
 };
 use super::{Sizes, WindowAttention, pack};
 use crate::device::Rows;
+use crate::device::parallel::PARTIALS;
 use crate::device::simd::{Kernel, Simd, dispatch};
 use crate::device::workspace::{carve, with_workspace};
 use crate::geometry::windows::{Group, Part};
@@ -24,8 +25,12 @@ use std::ops::Range;
 
 /// Words of scratch that backward needs.
 pub(super) fn scratch(windows: &Windows, sizes: Sizes) -> usize {
-    let slots: usize = windows.parts.iter().map(|p| p.slots).sum();
-    (1 + windows.parts.len()) * sizes.table_words() + 2 * sizes.channels * slots
+    let (parts, slots) = match windows.known_parts() {
+        Some(parts) => (parts.len(), parts.iter().map(|p| p.slots).sum()),
+        // A GPU made these windows and most likely works on them: enough for any parts, without asking it.
+        None => (PARTIALS, PARTIALS * windows.sampled.index.len()),
+    };
+    (1 + parts) * sizes.table_words() + 2 * sizes.channels * slots
 }
 
 /// What backward reads besides the inputs.
@@ -99,8 +104,8 @@ impl Kernel for PartGradient<'_> {
                 d_queries: rows(sizes.heads * QUERIES),
             };
             for at in self.part.groups.clone() {
-                let group = &windows.groups[at];
-                let next = (at + 1 < self.part.groups.end).then(|| &windows.groups[at + 1]);
+                let group = &windows.groups()[at];
+                let next = (at + 1 < self.part.groups.end).then(|| &windows.groups()[at + 1]);
                 if let Some(next) = next.filter(|next| is_ahead(group, next)) {
                     self.prefetch(s, next);
                 }
@@ -299,18 +304,18 @@ pub(super) fn backward(op: &WindowAttention, io: &mut Backward<'_>) {
         y: io.output(0),
         saved: io.saved(0),
     };
-    let (all_tables, mut rest) = rest.split_at_mut(windows.parts.len() * sizes.table_words());
-    let mut all_sampled = Vec::with_capacity(windows.parts.len());
-    for part in &windows.parts {
+    let (all_tables, mut rest) = rest.split_at_mut(windows.parts().len() * sizes.table_words());
+    let mut all_sampled = Vec::with_capacity(windows.parts().len());
+    for part in windows.parts() {
         let (own, left) = rest.split_at_mut(part.slots * 2 * sizes.channels);
         all_sampled.push(own);
         rest = left;
     }
     let mut d_qkv = io.d_input(0);
     let starts = windows
-        .parts
+        .parts()
         .iter()
-        .map(|p| windows.groups[p.groups.start].queries.start);
+        .map(|p| windows.groups()[p.groups.start].queries.start);
     let bounds: Vec<usize> = starts.chain([windows.points()]).collect();
     let width = if d_qkv.is_some() {
         3 * sizes.channels
@@ -325,7 +330,7 @@ pub(super) fn backward(op: &WindowAttention, io: &mut Backward<'_>) {
         .into_iter()
         .zip(partials)
         .zip(&mut all_sampled)
-        .zip(&windows.parts)
+        .zip(windows.parts())
         .collect();
     tasks
         .into_par_iter()
@@ -354,7 +359,7 @@ pub(super) fn backward(op: &WindowAttention, io: &mut Backward<'_>) {
 
 /// Adds the slots of all parts, in order, to the keys and values that they stand for.
 fn add_sampled(windows: &Windows, channels: usize, slots: &[&mut [f32]], d_qkv: &mut [f32]) {
-    for (part, slots) in windows.parts.iter().zip(slots) {
+    for (part, slots) in windows.parts().iter().zip(slots) {
         let positions = part
             .touched
             .iter()

@@ -40,7 +40,7 @@ use crate::device::Device;
 use crate::geometry::Windows;
 use crate::graph::{Backward, Forward, Op, Plan, Shape};
 use crate::{Error, Result};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use tile::{AXES, CHUNK, ENTRY};
 
 /// Runs of queries that forward is cut into, about.
@@ -86,8 +86,8 @@ pub struct WindowAttention {
     windows: Arc<Windows>,
     heads: usize,
     tables: PositionTables,
-    /// Positions at which forward is cut into runs of about equal work.
-    bounds: Vec<usize>,
+    /// Positions at which forward on the host is cut into runs of about equal work.
+    bounds: OnceLock<Vec<usize>>,
 }
 
 /// Sizes of the op at hand.
@@ -131,13 +131,16 @@ impl Sizes {
 impl WindowAttention {
     /// Attention of `heads` heads in `windows`, with the tables that follow qkv.
     pub fn new(windows: Arc<Windows>, heads: usize, tables: PositionTables) -> Self {
-        let bounds = bounds(&windows);
         WindowAttention {
             windows,
             heads,
             tables,
-            bounds,
+            bounds: OnceLock::new(),
         }
+    }
+
+    fn bounds(&self) -> &[usize] {
+        self.bounds.get_or_init(|| bounds(&self.windows))
     }
 
     fn sizes(&self, shape: impl Fn(usize) -> Shape) -> Sizes {
@@ -190,7 +193,7 @@ fn bounds(windows: &Windows) -> Vec<usize> {
     let share = windows.pairs().div_ceil(RUNS).max(1);
     let mut bounds = vec![0];
     let mut work = 0;
-    for group in &windows.groups {
+    for group in windows.groups() {
         let mut first = group.queries.start;
         while first < group.queries.end {
             let room = (share - work).div_ceil(group.keys());

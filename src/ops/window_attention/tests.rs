@@ -9,7 +9,7 @@ use crate::ops::reference::{run, run_on};
 fn pairs(windows: &Windows) -> Vec<(usize, usize)> {
     let row = |position: usize| windows.order[position] as usize;
     let mut pairs = Vec::new();
-    for group in &windows.groups {
+    for group in windows.groups() {
         let sparse = windows.sparse(group).map(|(_, position)| position);
         let keys: Vec<usize> = group.dense.clone().chain(sparse).collect();
         for query in group.queries.clone() {

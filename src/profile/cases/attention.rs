@@ -12,8 +12,8 @@ use crate::ops::{
 use std::sync::Arc;
 
 /// Edges of a window and of a bin of the position tables, metres.
-const WINDOW: f32 = 0.16;
-const BIN: f32 = 0.01;
+pub(super) const WINDOW: f32 = 0.16;
+pub(super) const BIN: f32 = 0.01;
 
 pub fn relation(gpu: Gpu, s: Stage) -> Result<()> {
     let (n, c, g) = (s.points, s.channels, s.groups);

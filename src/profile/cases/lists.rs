@@ -1,9 +1,10 @@
 //! Index lists: everything that coordinates become before features are looked at.
 
+use super::attention::{BIN, WINDOW};
 use super::{NEIGHBOURS, Stage, cloud};
 use crate::Result;
 use crate::device::{Device, Gpu};
-use crate::geometry::{Choice, Hierarchy};
+use crate::geometry::{Choice, Hierarchy, WindowOptions};
 
 /// Neighbours that take more than one slot of a lane.
 const MANY: usize = 48;
@@ -13,7 +14,7 @@ const CELL: f32 = 0.1;
 const RADIUS: f32 = 0.1;
 
 /// Neighbours and their lists turned around, a pooled level, the stencil between both, balls, a thinned level and the
-/// samples of keys, which are the beginning of its own.
+/// samples of keys, which are the beginning of its own, windows with these keys and windows without.
 pub fn lists(gpu: Gpu, s: Stage) -> Result<()> {
     // Two blocks of points more, so that the tree of 1024 points gets a second level.
     let count = s.points + 64;
@@ -28,6 +29,14 @@ pub fn lists(gpu: Gpu, s: Stage) -> Result<()> {
         levels.ball(0, RADIUS, most, Choice::First)?;
     }
     levels.thin(0, &[count / 4 + 1])?;
-    levels.farthest(0, &[count / 8 + 1])?;
+    let sampled = levels.farthest(0, &[count / 8 + 1])?;
+    for keys in [Some(&sampled), None] {
+        let options = WindowOptions {
+            size: WINDOW,
+            step: BIN,
+            shifted: true,
+        };
+        levels.windows(0, options, keys)?;
+    }
     Ok(())
 }

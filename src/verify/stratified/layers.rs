@@ -125,7 +125,7 @@ pub(in super::super) fn block(case: &Case<'_>, report: &mut Report) -> Result<()
     };
     let batch = Batch::beside(case)?;
     report.equal("coord (of the keys' file)", &batch.coord, &coord);
-    let windows = Arc::new(batch.windows(true)?);
+    let windows = batch.windows(true)?;
     pairs(file, "", &windows, Lists::default(), report)?;
     let (block, mut params) = load(case, |scope| WindowBlock::new(scope, config))?;
     check(case, &mut params, Mode::Training, 2e-5, report, |graph| {
@@ -143,7 +143,7 @@ pub(in super::super) fn block(case: &Case<'_>, report: &mut Report) -> Result<()
 /// Attention alone, with and without the value table. The file's q is scaled already; ours is scaled within, by a power
 /// of two, which rounds nothing.
 pub(in super::super) fn attention(case: &Case<'_>, report: &mut Report) -> Result<()> {
-    let windows = Arc::new(Batch::beside(case)?.windows(true)?);
+    let windows = Batch::beside(case)?.windows(true)?;
     let lists = Lists {
         bins: true,
         ..Lists::default()

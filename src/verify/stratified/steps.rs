@@ -8,6 +8,7 @@ use crate::Result;
 use crate::device::{Array, Device};
 use crate::geometry::{Hierarchy, MISSING, WindowOptions, Windows, knn_on, stride_counts};
 use crate::weights::safetensors;
+use std::sync::Arc;
 
 /// Prefixes `c0.`, `c1.`, … of the cases of a file; one that is there in part is there.
 fn cases<'a>(file: &'a ReferenceFile<'_>) -> impl Iterator<Item = String> + 'a {
@@ -63,16 +64,16 @@ pub(in super::super) fn neighbors(case: &Case<'_>, report: &mut Report) -> Resul
 }
 
 /// Rank of every point's cell and points per cell, by small windows of edge `size`.
-fn partition(coord: &[[f32; 3]], ends: &[usize], size: f32, shifted: bool) -> Result<Cells> {
+fn partition(points: &mut Hierarchy, size: f32, shifted: bool) -> Result<Cells> {
     let options = WindowOptions {
         size,
         step: size / 2.0,
         shifted,
     };
-    let windows = Windows::swin(coord, ends, options)?;
-    let (mut rank, mut counts) = (vec![0; coord.len()], Vec::new());
+    let windows = points.windows(0, options, None)?;
+    let (mut rank, mut counts) = (vec![0; windows.points()], Vec::new());
     let mut last = None;
-    for group in &windows.groups {
+    for group in windows.groups() {
         if last.replace(group.dense.clone()) != Some(group.dense.clone()) {
             counts.push(group.dense.len() as i64);
         }
@@ -104,10 +105,11 @@ pub(in super::super) fn partitions(case: &Case<'_>, report: &mut Report) -> Resu
     let ends = file.ends("offset", coord.len())?;
     let size = window_size(file)?;
     elements(file, "", &ends, report)?;
+    let mut points = Hierarchy::on(case.device, coord.clone(), ends.clone())?;
     for (part, size) in [("small", size), ("large", 2.0 * size)] {
         for (suffix, shifted) in [("", false), ("_shift", true)] {
             let name = |n: &str| format!("{part}{suffix}.{n}");
-            let found = partition(&coord, &ends, size, shifted)?;
+            let found = partition(&mut points, size, shifted)?;
             report.equal(name("v2p"), &found.rank, &file.list(&name("v2p"))?);
             let counts = file.list(&name("counts"))?;
             report.equal(name("counts"), &found.counts, &counts);
@@ -185,13 +187,15 @@ impl Batch {
     }
 
     /// The windows of an unshifted or a shifted block, with sampled keys of our own.
-    pub fn windows(&self, shifted: bool) -> Result<Windows> {
+    pub fn windows(&self, shifted: bool) -> Result<Arc<Windows>> {
         let options = WindowOptions {
             size: self.size,
             step: self.step,
             shifted,
         };
-        Windows::stratified(&self.coord, &self.ends, options, &self.sampled()?)
+        let mut points = self.points()?;
+        let sampled = points.farthest(0, &self.counts())?;
+        points.windows(0, options, Some(&sampled))
     }
 }
 
@@ -215,7 +219,7 @@ pub(super) fn pairs(
     let name = |n: &str| format!("{prefix}{n}");
     let row = |position: usize| i64::from(windows.order[position]);
     let mut pairs = Vec::with_capacity(windows.pairs());
-    for group in &windows.groups {
+    for group in windows.groups() {
         let dense = group.dense.clone().map(|key| (key, 1));
         let keys = dense.chain(windows.sparse(group).map(|(_, key)| (key, 0)));
         for (key, kind) in keys {
@@ -276,7 +280,8 @@ pub(in super::super) fn keys(case: &Case<'_>, report: &mut Report) -> Result<()>
         bins: true,
     };
     for (prefix, shifted) in [("block0.", false), ("block1.", true)] {
-        pairs(file, prefix, &batch.windows(shifted)?, lists, report)?;
+        let windows = batch.windows(shifted)?;
+        pairs(file, prefix, &windows, lists, report)?;
     }
     Ok(())
 }
