@@ -91,10 +91,10 @@ impl Site<'_> {
             |decider, sample, tile, _| decider.votes_of_thinned(sample, tile),
         )?;
         drop(held);
-        self.give(block, outputs.results, |cell, is_open| {
+        self.give(block, false, outputs.results, |cell| {
             let seen = voxels.get(keys::of_cell(cell));
             let voxel = seen.expect("every voxel was numbered by the first reading") as usize;
-            (!is_open).then(|| (class[voxel], confidence[voxel]))
+            (class[voxel], confidence[voxel])
         })?;
         Ok(tiles)
     }
@@ -145,9 +145,8 @@ impl Site<'_> {
     pub fn settle(&self, block: usize, numbered: bool, outputs: &mut Outputs<'_>) -> Result<()> {
         let tally = outputs.seams.tally(block)?;
         if !numbered {
-            return self.give(block, outputs.results, |cell, is_open| {
-                is_open.then(|| tally.decide(keys::of_cell(cell)))
-            });
+            let decide = |cell| tally.decide(keys::of_cell(cell));
+            return self.give(block, true, outputs.results, decide);
         }
         let decide = |point: &u64| {
             let (class, confidence) = tally.decide(*point);
@@ -161,34 +160,38 @@ impl Site<'_> {
         outputs.results.put(&mut decisions)
     }
 
-    /// Reads the points of a block again and puts down what is decided by the cell, and whether other blocks see it too.
+    /// Reads the points of a block again that other blocks see too, or those that none does, and puts down what is decided
+    /// by their cells.
     fn give(
         &self,
         block: usize,
+        open: bool,
         results: &mut Results,
-        decide: impl Fn([i64; 3], bool) -> Option<(i32, f32)>,
+        decide: impl Fn([i64; 3]) -> (i32, f32),
     ) -> Result<()> {
         let core = self.blocks[block].core;
         let around = self.around(block);
         let most = self.blocks[block].size.points;
         let mut decisions = Vec::with_capacity(WRITE.min(most as usize));
         let stride = self.spool.stride();
-        let wanted = |i: usize| self.spans[i].rect.touches(&core);
+        let wanted = |i: usize| {
+            let rect = &self.spans[i].rect;
+            rect.touches(&core) && (!open || around.iter().any(|(_, o)| rect.touches(&o.near)))
+        };
         self.spool.visit(wanted, |rows| {
             for row in rows.chunks_exact(stride) {
                 let cell = self.grid.cell(spool::position(row));
                 let column = spool::column(cell);
-                if !core.contains(column) {
+                let is_open = || around.iter().any(|(_, o)| o.near.contains(column));
+                if !core.contains(column) || is_open() != open {
                     continue;
                 }
-                let is_open = around.iter().any(|(_, other)| other.near.contains(column));
-                if let Some((class, confidence)) = decide(cell, is_open) {
-                    decisions.push(Decision {
-                        point: spool::number(row),
-                        class,
-                        confidence,
-                    });
-                }
+                let (class, confidence) = decide(cell);
+                decisions.push(Decision {
+                    point: spool::number(row),
+                    class,
+                    confidence,
+                });
                 if decisions.len() == WRITE {
                     results.put(&mut decisions)?;
                     decisions.clear();
