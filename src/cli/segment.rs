@@ -3,20 +3,18 @@
 mod bag;
 mod jobs;
 mod large;
-mod map;
 mod report;
 mod stream;
 mod truth;
 
 use super::{Global, print, progress::Progress, signals};
 use crate::infer::{
-    Memory, Options, Segmenter, Shipped, Views, segment::TILE_VOXELS, shipped::Facts,
+    LabelMap, Memory, Options, Segmenter, Shipped, Views, segment::TILE_VOXELS, shipped::Facts,
 };
 use crate::io::{self, Scan};
 use crate::{Error, Result};
 use anyhow::Context;
 use jobs::{Job, Jobs};
-use map::LabelMap;
 use report::Report;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;

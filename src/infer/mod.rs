@@ -11,6 +11,7 @@
 //! [`Segmenter`] does this with a trained model; [`shipped`] holds those inside the program.
 
 mod blend;
+mod codes;
 pub mod large;
 pub mod memory;
 pub mod predict;
@@ -21,6 +22,7 @@ pub mod tiles;
 pub mod views;
 pub mod vote;
 
+pub use codes::{Codes, LabelMap};
 pub use memory::Memory;
 pub use segment::{Classifier, Options, Prediction, segment};
 pub use segmenter::Segmenter;

@@ -30,6 +30,7 @@ mod atomic;
 pub mod bag;
 pub mod bin;
 pub mod e57;
+pub mod frames;
 mod input;
 mod labels;
 pub mod las;
@@ -260,7 +261,15 @@ pub fn read(path: impl AsRef<Path>) -> Result<Scan> {
 
 /// Reads a whole scan from the bytes of a file, in a format that is recognised by its content; `name` is for messages.
 pub fn read_bytes(name: impl Into<PathBuf>, bytes: Vec<u8>) -> Result<Scan> {
-    collect(open_input(Input::from_bytes(name, bytes))?)
+    collect(open_bytes(name, bytes)?)
+}
+
+/// Opens the bytes of a file as [`read_bytes`] does, to read them piece by piece.
+///
+/// # Errors
+/// As [`open`].
+pub fn open_bytes(name: impl Into<PathBuf>, bytes: Vec<u8>) -> Result<Box<dyn Reader>> {
+    open_input(Input::from_bytes(name, bytes))
 }
 
 /// Reads what a reader has left as a whole scan.

@@ -1,9 +1,9 @@
 //! Labelling the clouds of a bag.
 
-use super::map::LabelMap;
 use super::{Args, Chosen, KEPT};
 use crate::cli::progress::Progress;
 use crate::cli::{Global, print, signals};
+use crate::infer::LabelMap;
 use crate::io::{Scan, bag};
 use crate::{Error, Result};
 use anyhow::Context;

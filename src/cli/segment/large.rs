@@ -1,6 +1,5 @@
 //! Labelling a scan that does not fit into memory.
 
-use super::map::{Codes, LabelMap};
 use super::report::{Bounded, Report, Tally};
 use super::truth::{LabelSearch, Truth};
 use super::{Args, Chosen, KEPT};
@@ -10,7 +9,7 @@ use crate::cloud::PointCloud;
 use crate::infer::large::{Large, Results, Survey};
 use crate::infer::memory::{ANY_CLASSES, ANY_NETWORK, Memory, Needs};
 use crate::infer::shipped::Facts;
-use crate::infer::{Prediction, Segmenter, Shipped};
+use crate::infer::{Codes, LabelMap, Prediction, Segmenter, Shipped};
 use crate::io::{self, Reader, Warning};
 use crate::measure::peak_memory;
 use crate::weights::InputSpec;

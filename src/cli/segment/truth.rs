@@ -1,7 +1,7 @@
 //! The labels that a scan came with, as classes of a model.
 
-use super::map::Codes;
 use crate::cloud::{ClassColumn, PointCloud};
+use crate::infer::Codes;
 use crate::weights::ModelMetadata;
 use crate::{Error, Result};
 use std::collections::BTreeMap;

@@ -1,7 +1,7 @@
 use super::super::truth::{LabelSearch, truth};
 use super::*;
-use crate::cli::segment::map::tests::own;
 use crate::cloud::{Column, PointCloud};
+use crate::infer::{Codes, LabelMap};
 use crate::weights::{ClassInfo, InputSpec};
 
 pub fn metadata() -> ModelMetadata {
@@ -22,6 +22,11 @@ pub fn metadata() -> ModelMetadata {
         class("building", 6, &[]),
     ];
     ModelMetadata::new(serde_json::json!({}), classes, input)
+}
+
+/// The codes of the model itself.
+fn own() -> Codes {
+    LabelMap::default().for_classes(&metadata(), 0).unwrap()
 }
 
 fn labelled(codes: &[u8]) -> PointCloud {

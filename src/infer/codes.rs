@@ -13,7 +13,7 @@
 //! 4 = "vegetation"
 //! ```
 
-use crate::infer::{Prediction, Segmenter};
+use super::{Prediction, Segmenter};
 use crate::io::Labels;
 use crate::weights::ModelMetadata;
 use crate::{Error, Result};
@@ -98,7 +98,15 @@ impl LabelMap {
 
     fn read(path: &Path) -> Result<LabelMap> {
         let text = std::fs::read_to_string(path).map_err(|e| Error::io(path, e))?;
-        toml::from_str(&text).map_err(|e| {
+        LabelMap::from_toml(&text, path)
+    }
+
+    /// Reads the text of a TOML file; `path` is for messages.
+    ///
+    /// # Errors
+    /// No TOML, and keys that a label map has not.
+    pub fn from_toml(text: &str, path: &Path) -> Result<LabelMap> {
+        toml::from_str(text).map_err(|e| {
             let before = e.span().map_or("", |s| text.get(..s.start).unwrap_or(""));
             let line = before.matches('\n').count() + 1;
             let fault = e.message().lines().next().unwrap_or("no TOML").to_string();
@@ -114,7 +122,11 @@ impl LabelMap {
         self.for_classes(segmenter.metadata(), segmenter.no_class())
     }
 
-    fn for_classes(&self, metadata: &ModelMetadata, none: i32) -> Result<Codes> {
+    /// Finds the classes that `metadata` describes; points without a class get `none` unless the map says otherwise.
+    ///
+    /// # Errors
+    /// As [`LabelMap::resolve`].
+    pub fn for_classes(&self, metadata: &ModelMetadata, none: i32) -> Result<Codes> {
         let names = metadata.class_names();
         let class = |name: &String| {
             names.iter().position(|n| n == name).ok_or_else(|| {
@@ -219,13 +231,28 @@ impl Codes {
 }
 
 #[cfg(test)]
-pub mod tests {
+mod tests {
     use super::*;
-    use crate::cli::segment::report::tests::metadata;
+    use crate::weights::{ClassInfo, InputSpec};
 
-    /// The codes of the model itself.
-    pub fn own() -> Codes {
-        LabelMap::default().for_classes(&metadata(), 0).unwrap()
+    fn metadata() -> ModelMetadata {
+        let class = |name: &str, code: u32, aliases: &[u32]| ClassInfo {
+            name: name.into(),
+            code: Some(code),
+            aliases: aliases.to_vec(),
+        };
+        let input = InputSpec {
+            voxel_size: 0.4,
+            features: Vec::new(),
+            crop_points: None,
+            frame: Default::default(),
+        };
+        let classes = vec![
+            class("ground", 2, &[]),
+            class("vegetation", 5, &[3, 4]),
+            class("building", 6, &[]),
+        ];
+        ModelMetadata::new(serde_json::json!({}), classes, input)
     }
 
     fn resolved(text: &str) -> Result<Codes> {
