@@ -112,8 +112,8 @@ impl Error {
     ) -> Self {
         Error::Malformed {
             path: path.as_ref().to_path_buf(),
-            place: place.into(),
-            fault: fault.into(),
+            place: printable(place),
+            fault: printable(fault),
         }
     }
 
@@ -121,39 +121,39 @@ impl Error {
     pub fn unusable(path: impl AsRef<Path>, fault: impl Into<String>) -> Self {
         Error::Unusable {
             path: path.as_ref().to_path_buf(),
-            fault: fault.into(),
+            fault: printable(fault),
         }
     }
 
     /// A bad configuration value.
     pub fn config(key: impl Into<String>, fault: impl Into<String>) -> Self {
         Error::Config {
-            key: key.into(),
-            fault: fault.into(),
+            key: printable(key),
+            fault: printable(fault),
         }
     }
 
     /// Weights that do not fit.
     pub fn weights(tensor: impl Into<String>, fault: impl Into<String>) -> Self {
         Error::Weights {
-            tensor: tensor.into(),
-            fault: fault.into(),
+            tensor: printable(tensor),
+            fault: printable(fault),
         }
     }
 
     /// Op inputs that do not fit.
     pub fn shape(op: impl Into<String>, fault: impl Into<String>) -> Self {
         Error::Shape {
-            op: op.into(),
-            fault: fault.into(),
+            op: printable(op),
+            fault: printable(fault),
         }
     }
 
     /// An argument outside its range.
     pub fn argument(what: impl Into<String>, fault: impl Into<String>) -> Self {
         Error::Argument {
-            what: what.into(),
-            fault: fault.into(),
+            what: printable(what),
+            fault: printable(fault),
         }
     }
 
@@ -171,5 +171,48 @@ impl Error {
             Error::NotFinite { .. } => 1,
             Error::Interrupted { .. } => 130,
         }
+    }
+}
+
+/// Longest part of a message, bytes.
+const LONGEST: usize = 600;
+
+/// What a message may say when it quotes a file: one line that neither fills a screen nor steers a terminal.
+pub(crate) fn printable(text: impl Into<String>) -> String {
+    let text = text.into();
+    let is_fine = |c: char| !c.is_control();
+    if text.len() <= LONGEST && text.chars().all(is_fine) {
+        return text;
+    }
+    let mut plain = String::new();
+    for c in text.trim_end().chars() {
+        if plain.len() > LONGEST {
+            plain.push('…');
+            break;
+        }
+        match c {
+            '\n' | '\r' | '\t' => plain.push(' '),
+            c if is_fine(c) => plain.push(c),
+            c => plain.extend(c.escape_default()),
+        }
+    }
+    plain
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_file_holds_cannot_steer_a_terminal_or_fill_a_screen() {
+        let fault = Error::malformed("a.ply", "line 3", "no type is called `\x1b[2J\0`\nnor so")
+            .to_string();
+        assert_eq!(
+            fault,
+            "a.ply: line 3: no type is called `\\u{1b}[2J\\u{0}` nor so"
+        );
+        let fault = Error::config("key", "é".repeat(1000)).to_string();
+        assert!(fault.ends_with("éé…") && fault.len() < LONGEST + 40);
+        assert_eq!(printable("ü".repeat(300)), "ü".repeat(300));
     }
 }

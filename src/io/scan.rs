@@ -188,7 +188,7 @@ impl Warning {
         Warning {
             kind,
             count,
-            text: text.into(),
+            text: crate::error::printable(text),
         }
     }
 }
