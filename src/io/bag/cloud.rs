@@ -65,6 +65,11 @@ fn kind_of(datatype: u8) -> Option<Kind> {
     })
 }
 
+/// Numbers of a point, at most, all fields together.
+const MOST_COLUMNS: u64 = 10_000;
+/// How many fields a byte of a point may belong to, on average.
+const SHARED: u64 = 4;
+
 const INT32: u8 = 5;
 const FLOAT32: u8 = 7;
 
@@ -183,7 +188,25 @@ impl Message {
             is_dense,
         };
         message.fields.iter().try_for_each(|f| message.check(f))?;
+        message.check_columns()?;
         Ok(message)
+    }
+
+    /// Fields may share bytes, but not so that a message turns into far more numbers than it has bytes.
+    fn check_columns(&self) -> Parsed<()> {
+        let columns = self.fields.iter().map(|f| u64::from(f.count.max(1)));
+        let bytes = self.fields.iter().map(|f| {
+            let size = kind_of(f.datatype).map_or(0, Kind::size) as u64;
+            size * u64::from(f.count.max(1))
+        });
+        let (columns, bytes) = (columns.sum::<u64>(), bytes.sum::<u64>());
+        match columns <= MOST_COLUMNS && bytes <= SHARED * u64::from(self.point_step).max(1) {
+            true => Ok(()),
+            false => Err(format!(
+                "fields of {columns} numbers with {bytes} bytes in points of {} bytes",
+                self.point_step
+            )),
+        }
     }
 
     /// A field must lie inside a point.

@@ -130,3 +130,26 @@ fn cut_and_changed_messages_are_refused_or_read() {
         }
     }
 }
+
+#[test]
+fn fields_that_would_fill_memory_are_refused() {
+    let mut bomb = message(Encoding::Ros1, Endian::Little, false);
+    (bomb.height, bomb.point_step, bomb.data) = (0, u32::MAX, Vec::new());
+    bomb.fields[3].count = u32::MAX - 12;
+    let fault = Message::read(&bomb.write(), Encoding::Ros1).unwrap_err();
+    assert!(fault.contains("fields of 4294967286 numbers"), "{fault}");
+    let mut shared = message(Encoding::Ros1, Endian::Little, false);
+    for i in 0..20 {
+        shared.fields.push(Field {
+            name: format!("again_{i}"),
+            offset: 0,
+            datatype: FLOAT32,
+            count: 1,
+        });
+    }
+    let fault = Message::read(&shared.write(), Encoding::Ros1).unwrap_err();
+    assert!(
+        fault.contains("with 94 bytes in points of 15 bytes"),
+        "{fault}"
+    );
+}

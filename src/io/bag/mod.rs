@@ -5,10 +5,12 @@
 //! (i32) and `confidence` (f32) behind the others. Schemas, channels, attachments and metadata are copied, indexes are
 //! made anew, chunks are compressed with zstd.
 //!
-//! Container and compression are the business of the crate `mcap`, which its format's makers keep. It reads what a
-//! record's length promises; a limit by the size of the file is set here, and memory is handed to it in small pieces.
+//! Compression and the content of records are the business of the crate `mcap`, which its format's makers keep. It
+//! believes what lengths promise; they are compared with the bytes that are there before it sees them (`records.rs`).
 
 mod cloud;
+mod lengths;
+mod records;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -16,7 +18,6 @@ use std::io::Read;
 use std::path::Path;
 
 use mcap::records::{Channel, Record};
-use mcap::sans_io::linear_reader::{LinearReadEvent, LinearReader, LinearReaderOptions};
 use mcap::{McapError, WriteOptions};
 
 use super::Atomic;
@@ -24,11 +25,7 @@ use super::scan::Labels;
 use crate::cloud::PointCloud;
 use crate::{Error, Result};
 use cloud::{Encoding, Message};
-
-/// Bytes read at a time.
-const PIECE: usize = 1 << 18;
-/// A record may be this many times as long as the file: chunks are compressed.
-const EXPANSION: u64 = 64;
+use records::read;
 
 /// What a bag holds on one topic.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -266,42 +263,6 @@ impl Clouds {
             _ => {}
         }
     }
-}
-
-/// Hands every record of the data part to `see`, chunks opened.
-fn read(path: &Path, see: &mut dyn FnMut(Record<'_>) -> Result<()>) -> Result<()> {
-    let mut file = File::open(path).map_err(|e| Error::io(path, e))?;
-    let size = file.metadata().map_err(|e| Error::io(path, e))?.len();
-    let limit = size.saturating_mul(EXPANSION).saturating_add(1 << 20);
-    let options = LinearReaderOptions::default()
-        .with_validate_chunk_crcs(true)
-        .with_record_length_limit(usize::try_from(limit).unwrap_or(usize::MAX));
-    let mut reader = LinearReader::new_with_options(options);
-    let mut at = 0u64;
-    let fault = |at: u64, fault: String| Error::malformed(path, format!("before byte {at}"), fault);
-    while let Some(event) = reader.next_event() {
-        match event.map_err(|e| fault(at, e.to_string()))? {
-            LinearReadEvent::ReadRequest(wanted) => {
-                let wanted = wanted.clamp(1, PIECE);
-                let got = (file.read(reader.insert(wanted))).map_err(|e| Error::io(path, e))?;
-                reader.notify_read(got);
-                at += got as u64;
-            }
-            LinearReadEvent::Record { data, opcode } => {
-                // Behind the end of the data there are copies and indexes only.
-                if opcode == mcap::records::op::DATA_END {
-                    return Ok(());
-                }
-                let record =
-                    mcap::parse_record(opcode, data).map_err(|e| fault(at, e.to_string()))?;
-                see(record)?;
-            }
-        }
-    }
-    Err(fault(
-        at,
-        "the bag ends without the end of its data; it is cut short".into(),
-    ))
 }
 
 #[cfg(test)]
