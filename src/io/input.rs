@@ -2,7 +2,7 @@
 
 use std::fmt::Debug;
 use std::fs::File;
-use std::io::{BufRead, BufReader, Cursor, Read, Seek};
+use std::io::{BufRead, BufReader, Cursor, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use crate::{Error, Result};
@@ -139,6 +139,29 @@ impl Input {
         }
         self.position += line.len() as u64;
         Ok((!line.is_empty()).then_some(line))
+    }
+}
+
+/// For crates that read files themselves.
+impl Read for Input {
+    fn read(&mut self, bytes: &mut [u8]) -> std::io::Result<usize> {
+        let count = self.file.read(bytes)?;
+        self.position += count as u64;
+        Ok(count)
+    }
+}
+
+impl Seek for Input {
+    /// As [`Input::seek`]: behind the end is the end.
+    fn seek(&mut self, to: SeekFrom) -> std::io::Result<u64> {
+        let target = match to {
+            SeekFrom::Start(byte) => Some(byte),
+            SeekFrom::End(by) => self.len.checked_add_signed(by),
+            SeekFrom::Current(by) => self.position.checked_add_signed(by),
+        };
+        let target = target.ok_or(std::io::ErrorKind::InvalidInput)?;
+        Input::seek(self, target).map_err(std::io::Error::other)?;
+        Ok(self.position)
     }
 }
 

@@ -4,6 +4,9 @@ use e57::{RecordDataType, RecordName, RecordValue};
 
 use crate::cloud::{Attribute, Column, Kind, PointCloud};
 
+/// Bytes in memory for a byte of the file, at most. Three bits, the least that can be coordinates, become 24 bytes.
+const MOST_MEMORY: u64 = 128;
+
 /// Name of a field as an attribute.
 pub fn name_of(name: &RecordName) -> String {
     match name {
@@ -50,7 +53,7 @@ fn kind_of(field: &RecordDataType) -> Kind {
 }
 
 /// Bits that a stored value takes.
-fn bits(field: &RecordDataType) -> u64 {
+pub fn bits(field: &RecordDataType) -> u64 {
     match *field {
         RecordDataType::Single { .. } => 32,
         RecordDataType::Double { .. } => 64,
@@ -160,6 +163,24 @@ impl Fields {
             Some(pose) => moved(p, pose),
             None => p,
         }
+    }
+}
+
+/// Refuses points that would take far more memory than their file has bytes: fields that take no bits, and fields of other
+/// clouds, cost nothing there.
+pub fn check_memory(
+    schema: &PointCloud,
+    points: u64,
+    size: u64,
+) -> std::result::Result<(), String> {
+    let attributes = schema.attributes.iter();
+    let each = attributes.fold(24, |sum, a| sum + a.column.kind().size() as u64);
+    match points.checked_mul(each) {
+        Some(bytes) if bytes <= size.saturating_mul(MOST_MEMORY) => Ok(()),
+        _ => Err(format!(
+            "{points} points with {} attributes in a file of {size} bytes: no scanner writes such files",
+            schema.attributes.len()
+        )),
     }
 }
 

@@ -9,18 +9,15 @@
 //! warning. Clouds from other formats become one cloud with double coordinates; attributes without a standard name go
 //! into that name space too.
 //!
-//! The crate checks page sums, sizes of the XML part and of packets. It does not compare the promised number of points
-//! with the file, and fills memory when no field takes any bit; both are checked here first. Its readers and writers
-//! borrow the file, so each runs in a thread of its own behind a short queue: memory does not grow with the file.
+//! The crate reads the XML part and writes; the points are read here (`packets.rs`). It does not compare the length of the
+//! XML part or the promised number of points with the file; both are checked first. Its writer borrows the file, so it runs
+//! in a thread of its own behind a short queue: memory does not grow with the file.
 
 mod fields;
+mod packets;
 mod writer;
 
-use std::fs::File;
-use std::io::BufReader;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::thread;
 
 use e57::{E57Reader, RecordValue};
 
@@ -28,9 +25,10 @@ use crate::cloud::{Column, PointCloud};
 use crate::{Error, Result};
 
 use super::Detect;
-use super::input::Input;
+use super::input::{Input, read_le};
 use super::scan::{Chunk, Reader, Records, Source as AnySource, Warning};
 use fields::{Fields, union, value_of};
+use packets::{Pages, Points};
 
 /// E57 in the list of formats.
 pub const FORMAT: super::Format = super::Format {
@@ -44,17 +42,14 @@ pub const FORMAT: super::Format = super::Format {
 
 /// Name space of fields that the standard does not know.
 const SPACE: &str = "cairn";
-/// Points that a reader or writer takes at a time.
-const BATCH: usize = 1 << 14;
-/// Batches that wait between the threads.
+/// Batches that wait for the writer.
 const QUEUE: usize = 2;
-
-type Handle = E57Reader<BufReader<File>>;
 
 /// The file that was read; its stored values are copied from there when E57 is written again.
 #[derive(Debug, Clone)]
 pub struct Source {
-    path: PathBuf,
+    /// `None` for bytes that a program held.
+    path: Option<PathBuf>,
     clouds: usize,
     points: u64,
     has_crs: bool,
@@ -83,34 +78,40 @@ fn fault(path: &Path, place: &str, error: &e57::Error) -> Error {
     Error::malformed(path, place, text.join(" "))
 }
 
-fn open_file(path: &Path) -> Result<Handle> {
-    let file = File::open(path).map_err(|e| Error::io(path, e))?;
-    E57Reader::new(BufReader::new(file)).map_err(|e| fault(path, "header", &e))
+/// The XML part. Its promised length is checked first: the crate would ask for that much.
+fn read_xml(input: &mut Input) -> Result<E57Reader<&mut Input>> {
+    let (path, size) = (input.path().to_path_buf(), input.size());
+    let head = input.bytes(48, "header")?;
+    let length = read_le!(head, 32, u64);
+    if length > size {
+        let fault = format!("an XML part of {length} bytes in a file of {size}; it is cut short");
+        return Err(input.malformed("header byte 32", fault));
+    }
+    input.seek(0)?;
+    E57Reader::new(input).map_err(|e| fault(&path, "header", &e))
 }
 
 struct E57File {
     schema: PointCloud,
     count: u64,
-    chunks: Receiver<Result<PointCloud>>,
-    /// What came from the queue and was not asked for yet.
-    open: PointCloud,
+    pages: Pages,
+    /// Clouds to read, last first.
+    clouds: Vec<Fields>,
+    /// What is left of the last of them, if it was begun.
+    points: Option<Points>,
+    /// The values of one point.
+    values: Vec<RecordValue>,
     source: Source,
     images: usize,
     done: u64,
 }
 
-fn open(input: Input) -> Result<Box<dyn Reader>> {
+fn open(mut input: Input) -> Result<Box<dyn Reader>> {
     let path = input.path().to_path_buf();
-    let size = input.size();
-    if input.is_in_memory() {
-        return Err(Error::unusable(
-            path,
-            "E57 is read from files only; send another format",
-        ));
-    }
-    let handle = open_file(&path)?;
+    let (size, in_memory) = (input.size(), input.is_in_memory());
+    let header = read_xml(&mut input)?;
     let mut clouds = Vec::new();
-    for (i, cloud) in handle.pointclouds().into_iter().enumerate() {
+    for (i, cloud) in header.pointclouds().into_iter().enumerate() {
         let place = format!("cloud {i}");
         let checked = Fields::new(cloud).and_then(|f| f.check(size).map(|()| f));
         clouds.push(checked.map_err(|fault| Error::malformed(&path, place, fault))?);
@@ -119,65 +120,27 @@ fn open(input: Input) -> Result<Box<dyn Reader>> {
     let count = (clouds.iter())
         .try_fold(0u64, |sum, c| sum.checked_add(c.cloud.records))
         .ok_or_else(|| Error::malformed(&path, "header", "more than 2^64 points promised"))?;
+    fields::check_memory(&schema, count, size)
+        .map_err(|fault| Error::malformed(&path, "header", fault))?;
     let source = Source {
-        path: path.clone(),
+        path: (!in_memory).then_some(path),
         clouds: clouds.len(),
         points: count,
-        has_crs: handle.coordinate_metadata().is_some(),
+        has_crs: header.coordinate_metadata().is_some(),
     };
-    let images = handle.images().len();
-    let (sender, chunks) = sync_channel(QUEUE);
-    let empty = schema.clone();
-    thread::Builder::new()
-        .name("e57".into())
-        .spawn(move || {
-            // A reader that has gone away needs no more points.
-            if let Err(error) = read_clouds(handle, &clouds, &empty, &path, &sender) {
-                let _ = sender.send(Err(error));
-            }
-        })
-        .map_err(|e| Error::io(input.path(), e))?;
+    let images = header.images().len();
+    clouds.reverse();
     Ok(Box::new(E57File {
-        open: schema.clone(),
         schema,
         count,
-        chunks,
+        pages: Pages::new(input),
+        clouds,
+        points: None,
+        values: Vec::new(),
         source,
         images,
         done: 0,
     }))
-}
-
-fn read_clouds(
-    mut handle: Handle,
-    clouds: &[Fields],
-    empty: &PointCloud,
-    path: &Path,
-    sender: &SyncSender<Result<PointCloud>>,
-) -> Result<()> {
-    let mut done = 0u64;
-    for fields in clouds {
-        let points = handle
-            .pointcloud_raw(&fields.cloud)
-            .map_err(|e| fault(path, &format!("point {done}"), &e))?;
-        let mut batch = empty.clone();
-        for values in points {
-            let values = values.map_err(|e| fault(path, &format!("point {done}"), &e))?;
-            take(&mut batch, fields, &values)
-                .map_err(|fault| Error::malformed(path, format!("point {done}"), fault))?;
-            done += 1;
-            if batch.len() == BATCH {
-                let full = std::mem::replace(&mut batch, empty.clone());
-                if sender.send(Ok(full)).is_err() {
-                    return Ok(());
-                }
-            }
-        }
-        if !batch.is_empty() && sender.send(Ok(batch)).is_err() {
-            return Ok(());
-        }
-    }
-    Ok(())
 }
 
 /// Appends one point.
@@ -226,34 +189,26 @@ impl Reader for E57File {
     }
 
     fn next_chunk(&mut self, max: usize) -> Result<Option<Chunk>> {
-        while self.open.len() < max {
-            match self.chunks.recv() {
-                Ok(batch) => self.open.append(&batch?)?,
-                Err(_) => break,
+        let mut cloud = self.schema.clone();
+        while cloud.len() < max
+            && let Some(fields) = self.clouds.last()
+        {
+            let points = match &mut self.points {
+                Some(points) => points,
+                none => none.insert(Points::open(&mut self.pages, &fields.cloud)?),
+            };
+            if !points.next(&mut self.pages, &mut self.values)? {
+                self.points = None;
+                self.clouds.pop();
+                continue;
             }
+            take(&mut cloud, fields, &self.values)
+                .map_err(|fault| self.pages.malformed(format!("point {}", self.done), fault))?;
+            self.done += 1;
         }
-        let have = self.open.len() as u32;
-        let given = have.min(u32::try_from(max).unwrap_or(u32::MAX));
-        if given == 0 {
-            if self.done < self.count {
-                let place = format!("point {}", self.done);
-                return Err(Error::malformed(&self.source.path, place, "cannot be read"));
-            }
-            return Ok(None);
-        }
-        let cloud = match given == have {
-            true => std::mem::replace(&mut self.open, self.schema.clone()),
-            false => {
-                let rows = |range: std::ops::Range<u32>| range.collect::<Vec<u32>>();
-                let cloud = self.open.select(&rows(0..given));
-                self.open = self.open.select(&rows(given..have));
-                cloud
-            }
-        };
-        self.done += cloud.len() as u64;
         // A row of no bytes: stored values are copied from the file when it is written again.
         let records = Records::varying(Vec::new(), vec![0; cloud.len()]);
-        Ok(Some(Chunk { cloud, records }))
+        Ok((!cloud.is_empty()).then_some(Chunk { cloud, records }))
     }
 
     fn finish(self: Box<Self>) -> Result<(AnySource, Vec<Warning>)> {

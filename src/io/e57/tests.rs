@@ -113,7 +113,7 @@ fn clouds_are_joined_moved_and_written_back_value_by_value() {
         format!("{:?}", back.cloud.coord),
         format!("{:?}", scan.cloud.coord)
     );
-    let clouds = open_file(&path).unwrap().pointclouds();
+    let clouds = E57Reader::from_file(&path).unwrap().pointclouds();
     assert_eq!(clouds[0].name.as_deref(), Some("first"));
     assert!(clouds[1].transform.is_some());
 }
@@ -174,6 +174,100 @@ fn promises_are_compared_with_the_file() {
     assert!(cloud(u64::MAX, i64::MAX).check(3).is_err());
     assert!(cloud(1, 0).check(3).unwrap_err().contains("no bits"));
     assert!(Fields::new(e57::PointCloud::default()).is_err());
+}
+
+#[test]
+fn memory_is_bounded_by_the_file_whatever_the_fields_take_there() {
+    let schema = |count| PointCloud {
+        coord: Vec::new(),
+        attributes: vec![
+            Attribute {
+                name: "constant".into(),
+                column: Column::F64(Vec::new()),
+            };
+            count
+        ],
+    };
+    assert!(fields::check_memory(&schema(2), 10, 4).is_ok());
+    let fault = fields::check_memory(&schema(2), 13, 4).unwrap_err();
+    assert!(
+        fault.contains("2 attributes in a file of 4 bytes"),
+        "{fault}"
+    );
+    assert!(fields::check_memory(&schema(1), u64::MAX, u64::MAX).is_err());
+}
+
+#[test]
+fn an_xml_part_longer_than_the_file_is_refused_before_it_is_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.e57");
+    sample(&path);
+    let mut bytes = std::fs::read(&path).unwrap();
+    bytes[32..40].copy_from_slice(&40_000_000u64.to_le_bytes());
+    let fault = crate::io::read_bytes("a.e57", bytes)
+        .unwrap_err()
+        .to_string();
+    assert!(
+        fault.contains("header byte 32: an XML part of 40000000 bytes"),
+        "{fault}"
+    );
+}
+
+/// More points than a packet holds, in fields of odd widths, so that values cross bytes, packets and pages.
+#[test]
+fn points_are_those_of_the_crate() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.e57");
+    let single = RecordDataType::Single {
+        min: None,
+        max: None,
+    };
+    let mut prototype = vec![
+        integer(RecordName::CartesianX, -3, 90_000),
+        integer(RecordName::CartesianY, i64::MIN, i64::MAX),
+        integer(RecordName::CartesianZ, 0, 4),
+        integer(RecordName::RowIndex, 7, 7),
+    ];
+    prototype.push(Record {
+        name: RecordName::Intensity,
+        data_type: single,
+    });
+    let mut writer = E57Writer::from_file(&path, "file").unwrap();
+    for (guid, count) in [("one", 30_000), ("none", 0), ("two", 1)] {
+        let mut cloud = writer.add_pointcloud(guid, prototype.clone()).unwrap();
+        for i in 0..count {
+            let integers = [i * 3 - 3, i64::MIN + i * i * i, i % 5, 7];
+            let mut values: Vec<RecordValue> = integers.map(RecordValue::Integer).into();
+            values.push(RecordValue::Single(i as f32 / 7.0));
+            cloud.add_point(values).unwrap();
+        }
+        cloud.finalize().unwrap();
+    }
+    writer.finalize().unwrap();
+    let mut twin = E57Reader::from_file(&path).unwrap();
+    let mut pages = Pages::new(Input::open(&path).unwrap());
+    let mut values = Vec::new();
+    for cloud in twin.pointclouds() {
+        let mut points = Points::open(&mut pages, &cloud).unwrap();
+        for expected in twin.pointcloud_raw(&cloud).unwrap() {
+            assert!(points.next(&mut pages, &mut values).unwrap());
+            assert_eq!(format!("{values:?}"), format!("{:?}", expected.unwrap()));
+        }
+        assert!(!points.next(&mut pages, &mut values).unwrap());
+    }
+    let (from_file, bytes) = (read(&path).unwrap(), std::fs::read(&path).unwrap());
+    let in_memory = crate::io::read_bytes("pipe", bytes).unwrap();
+    assert_eq!(from_file.cloud.len(), 30_001);
+    assert_eq!(
+        format!("{:?}", from_file.cloud),
+        format!("{:?}", in_memory.cloud)
+    );
+    // Nothing can be copied from bytes in memory, so every attribute is written afresh.
+    let copy = folder.path().join("copy.e57");
+    write_unlabelled(&copy, &in_memory).unwrap();
+    let back = read(&copy).unwrap().cloud;
+    assert_eq!(back.coord, from_file.cloud.coord);
+    assert_eq!(back.attributes.len(), from_file.cloud.attributes.len());
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! Writes E57, in a thread that takes batches of points and labels from a short queue.
 
+use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::{self, JoinHandle};
 
@@ -7,12 +8,14 @@ use e57::{E57Writer, Extension, Record, RecordDataType, RecordName, RecordValue}
 
 use crate::cloud::{Column, Kind, PointCloud};
 use crate::io::atomic::Atomic;
+use crate::io::input::Input;
 use crate::io::labels::{LABEL, LabelNames};
 use crate::io::scan::{Labels, Output, Records, Source as AnySource, Warning, Writer};
 use crate::io::{check_batch, check_total};
 use crate::{Error, Result};
 
-use super::{QUEUE, SPACE, Source, fault, open_file};
+use super::packets::{Pages, Points};
+use super::{QUEUE, SPACE, Source, read_xml};
 
 /// Points on their way to the thread.
 struct Batch {
@@ -24,7 +27,7 @@ struct Batch {
 /// What the thread must know.
 struct Plan {
     /// The file whose values are copied.
-    source: Option<Source>,
+    source: Option<(PathBuf, Source)>,
     schema: PointCloud,
     /// For each attribute whether it is written.
     kept: Vec<bool>,
@@ -34,7 +37,7 @@ struct Plan {
 struct E57Output {
     queue: Option<SyncSender<Batch>>,
     thread: Option<JoinHandle<Result<Atomic>>>,
-    path: std::path::PathBuf,
+    path: PathBuf,
     is_copy: bool,
     labelled: bool,
     promised: u64,
@@ -45,7 +48,10 @@ pub(super) fn create(output: Atomic, plan: &Output<'_>) -> Result<Box<dyn Writer
     let names = LabelNames::of(plan);
     let labelled = names.is_labelled;
     let source = match plan.source {
-        AnySource::E57(source) if source.points == plan.count => Some((**source).clone()),
+        AnySource::E57(source) if source.points == plan.count => {
+            let path = source.path.clone();
+            path.map(|path| (path, (**source).clone()))
+        }
         _ => None,
     };
     let attributes = plan.schema.attributes.iter();
@@ -124,7 +130,7 @@ impl Writer for E57Output {
 fn run(mut output: Atomic, plan: &Plan, batches: Receiver<Batch>) -> Result<Atomic> {
     let path = output.path().to_path_buf();
     let done = match &plan.source {
-        Some(source) => copy(&mut output, source, plan, batches),
+        Some((path, source)) => copy(&mut output, path, source, plan, batches),
         None => fresh(&mut output, plan, batches),
     };
     done.map_err(|error| match error {
@@ -214,11 +220,15 @@ fn push_label(values: &mut Vec<RecordValue>, (code, confidence): (i32, f32)) {
 /// Copies the source value by value and adds the labels.
 fn copy(
     output: &mut Atomic,
+    path: &Path,
     source: &Source,
     plan: &Plan,
     batches: Receiver<Batch>,
 ) -> std::result::Result<(), Fault> {
-    let mut reader = open_file(&source.path)?;
+    let changed = || Error::unusable(path, "was changed while it was in use; start again");
+    let mut input = Input::open(path)?;
+    let mut pages = Pages::new(Input::open(path)?);
+    let reader = read_xml(&mut input)?;
     let mut writer = E57Writer::new(output, reader.guid())?;
     writer.set_creation(reader.creation());
     writer.set_coordinate_metadata(reader.coordinate_metadata().map(String::from));
@@ -253,16 +263,14 @@ fn copy(
         let guid = cloud.guid.clone().unwrap_or_default();
         let mut target = writer.add_pointcloud(&guid, prototype)?;
         describe(&mut target, &cloud);
-        let points = reader
-            .pointcloud_raw(&cloud)
-            .map_err(|e| fault(&source.path, &format!("point {done}"), &e))?;
-        for values in points {
-            let mut values =
-                values.map_err(|e| fault(&source.path, &format!("point {done}"), &e))?;
+        let mut points = Points::open(&mut pages, &cloud)?;
+        let mut values = Vec::new();
+        while points.next(&mut pages, &mut values)? {
+            let mut values = std::mem::take(&mut values);
             let mut kept = keep.iter();
             values.retain(|_| kept.next() == Some(&true));
             if plan.labels.is_labelled {
-                let label = feed.next().ok_or_else(|| changed(source))?;
+                let label = feed.next().ok_or_else(changed)?;
                 push_label(&mut values, label);
             }
             target.add_point(values)?;
@@ -273,14 +281,10 @@ fn copy(
     // Unlabelled points are only counted.
     while feed.batches.recv().is_ok() {}
     if done != source.points {
-        return Err(changed(source).into());
+        return Err(changed().into());
     }
     writer.finalize()?;
     Ok(())
-}
-
-fn changed(source: &Source) -> Error {
-    Error::unusable(&source.path, "was changed while it was in use; start again")
 }
 
 fn describe<T: std::io::Read + std::io::Write + std::io::Seek>(
