@@ -271,7 +271,7 @@ impl Writer for LasWriter {
         check_batch(cloud, native, labels, self.labelled)?;
         // Some records at a time: a second copy of a large scan would cost as much as the scan.
         const SOME: usize = 4096;
-        let mut bytes = Vec::with_capacity(SOME * self.frame.record_len);
+        let mut bytes = Vec::with_capacity(SOME.min(cloud.len()) * self.frame.record_len);
         for start in (0..cloud.len()).step_by(SOME) {
             let rows = start..cloud.len().min(start + SOME);
             bytes.clear();

@@ -20,6 +20,9 @@ impl Header {
         separator: Separator,
         width: usize,
     ) -> std::result::Result<(Vec<String>, Separator), String> {
+        if self.text.matches('"').count() % 2 == 1 {
+            return Err("a quote is opened and never closed".into());
+        }
         let own = Separator::of(&self.text);
         let fits = |s: &Separator| s.split(&self.text).count() == width;
         let separator = [separator, own].into_iter().find(fits).ok_or_else(|| {

@@ -189,6 +189,11 @@ fn faults_name_the_line_and_the_mend() {
         ),
         (
             "a.csv",
+            "x,y,z,\"no te\n1,2,3,4\n",
+            "line 1: a quote is opened and never closed",
+        ),
+        (
+            "a.csv",
             "x,y,x\n1,2,3\n",
             "line 1: two columns are called `x`",
         ),
