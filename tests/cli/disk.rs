@@ -1,6 +1,7 @@
 //! Full disks, places where nothing can be written, and processes that die while they write.
 
 use crate::fixtures::{cairn, fails, files, model, path, repository, room, succeeds, text, write};
+use cairn::device::random::{Random, Sequence};
 use cairn::io;
 use cairn::weights::{Tensor, Tensors, safetensors};
 use std::fs::File;
@@ -148,6 +149,80 @@ fn a_process_killed_while_writing_leaves_the_old_file_and_the_next_one_cleans_up
     succeeds(&arguments);
     assert_eq!(parts(), 0);
     assert_eq!(io::read(&output).unwrap().cloud.len(), 300_000);
+}
+
+/// Twenty moments from the start of a run to its end, half of them in runs that keep their points in a temporary file.
+#[test]
+fn kills_at_any_moment_leave_the_old_file_or_none_and_the_next_run_nothing_else() {
+    let mut random = Sequence::new(Random::new(20, 9));
+    for memory in ["8GiB", "64MiB"] {
+        let (folder, scan, weights) = workplace(20_000);
+        let output = folder.path().join("out.las");
+        let arguments = [
+            &segment(&scan, &weights, &output)[..],
+            &["--memory", memory],
+        ]
+        .concat();
+        let begin = Instant::now();
+        succeeds(&arguments);
+        let whole = begin.elapsed();
+        for i in 0..10 {
+            let before = (i % 2 == 0).then_some(OLD);
+            match before {
+                Some(bytes) => std::fs::write(&output, bytes).unwrap(),
+                None => std::fs::remove_file(&output).unwrap(),
+            }
+            let mut child = Command::new(cairn().get_program())
+                .args(&arguments)
+                .stdout(Stdio::null())
+                .stderr(Stdio::null())
+                .spawn()
+                .unwrap();
+            std::thread::sleep(whole.mul_f64(random.uniform()));
+            child.kill().unwrap();
+            child.wait().unwrap();
+            let after = std::fs::read(&output).ok();
+            if after.as_deref() != before {
+                // The run was over, or all but.
+                assert_eq!(io::read(&output).unwrap().cloud.len(), 20_000, "{i}");
+            } else if before.is_none() {
+                std::fs::write(&output, OLD).unwrap();
+            }
+            let mut left = files(folder.path());
+            left.retain(|name| !["in.las", "m.safetensors", "out.las"].contains(&name.as_str()));
+            let is_part = |n: &String| n.starts_with(".cairn-out.las-") && n.ends_with(".part");
+            assert!(left.len() < 2 && left.iter().all(is_part), "{i}: {left:?}");
+        }
+        succeeds(&arguments);
+        assert_eq!(files(folder.path()), ["in.las", "m.safetensors", "out.las"]);
+        assert_eq!(io::read(&output).unwrap().cloud.len(), 20_000);
+    }
+}
+
+/// A limit on file size stands for a full disk: the system refuses to write on.
+#[test]
+fn a_disk_that_fills_up_leaves_the_old_file_and_says_so() {
+    let (folder, scan, weights) = workplace(20_000);
+    let output = folder.path().join("out.las");
+    std::fs::write(&output, OLD).unwrap();
+    // 512 bytes each: the output has a megabyte, the temporary file of points, too.
+    for (memory, part) in [("8GiB", "out.las"), ("64MiB", "temporary points")] {
+        let out = Command::new("sh")
+            .args(["-c", "ulimit -f 400; exec \"$@\"", "sh"])
+            .arg(cairn().get_program())
+            .args(segment(&scan, &weights, &output))
+            .args(["--memory", memory])
+            .output()
+            .unwrap();
+        let fault = text(&out.stderr);
+        assert_eq!(out.status.code(), Some(2), "{fault}");
+        assert!(
+            fault.contains(part) && fault.matches("error:").count() == 1,
+            "{fault}"
+        );
+        assert_eq!(std::fs::read(&output).unwrap(), OLD);
+        assert_eq!(files(folder.path()), ["in.las", "m.safetensors", "out.las"]);
+    }
 }
 
 #[test]
