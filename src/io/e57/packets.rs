@@ -298,10 +298,8 @@ mod tests {
                 .collect();
             values.join(" ")
         };
-        assert_eq!(
-            read(integer(-3, 4), &[0b11_010_001, 0b0_110_0]),
-            "-2 -1 0 3 -3"
-        );
+        // From the lowest bit: 001, 010, 011 across the bytes, 110, 000.
+        assert_eq!(read(integer(-3, 4), &[0xd1, 0x0c]), "-2 -1 0 3 -3");
         assert_eq!(read(integer(5, 5), &[]), "5 5");
         let extremes = [i64::MAX.to_le_bytes(), u64::MAX.to_le_bytes()].concat();
         let whole = integer(i64::MIN, i64::MAX);
