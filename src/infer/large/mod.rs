@@ -9,7 +9,7 @@
 //! 5. what several blocks see is decided at the end, by the votes that they left (`seams`).
 //!
 //! One voxel grid lies under the whole scan, so a voxel is seen with the same point in every tile that holds it. Tiles have
-//! the same margin of surroundings as for scans in memory, and vote there in the same way ([`super::blend`]), within blocks
+//! the same margin of surroundings as for scans in memory, and vote there in the same way (`infer/blend.rs`), within blocks
 //! and across. Heights are measured before the cut, over everything that their window reaches.
 //!
 //! The temporary files have no name: they are gone with the process, however that ends.
