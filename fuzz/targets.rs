@@ -38,18 +38,19 @@ pub const TARGETS: &[Target] = &[
     // The models of the decoder.
     Target { name: "laz", seeds: &["tests/data/laz/*.laz", "tests/data/malformed/laz*.laz"], always: 4 * MIB, times: 16, run: laz },
     Target { name: "ply", seeds: &["tests/data/ply/*.ply", "tests/data/malformed/ply*.ply"], always: MIB, times: 32, run: ply },
-    Target { name: "pcd", seeds: &["tests/data/pcd/*.pcd", "tests/data/malformed/pcd*.pcd"], always: MIB, times: 32, run: pcd },
-    // "1 " becomes a number of eight bytes; the first rows are held as words of 16 bytes, too.
-    Target { name: "text", seeds: &["tests/data/text/*.txt", "tests/data/text/*.xyz", "tests/data/malformed/s3dis*.txt", "fuzz/seeds/text/*"], always: MIB, times: 64, run: text },
-    Target { name: "pts", seeds: &["tests/data/text/*.pts"], always: MIB, times: 64, run: pts },
-    Target { name: "ptx", seeds: &["tests/data/text/*.ptx"], always: MIB, times: 64, run: ptx },
-    Target { name: "room", seeds: &["fuzz/seeds/room/*"], always: MIB, times: 64, run: room },
+    // A point of 65 536 numbers.
+    Target { name: "pcd", seeds: &["tests/data/pcd/*.pcd", "tests/data/malformed/pcd*.pcd"], always: 12 * MIB, times: 32, run: pcd },
+    // "1 " becomes a number of eight bytes; a line of 64 KiB may have 32 768 columns.
+    Target { name: "text", seeds: &["tests/data/text/*.txt", "tests/data/text/*.xyz", "tests/data/malformed/s3dis*.txt", "fuzz/seeds/text/*"], always: 8 * MIB, times: 32, run: text },
+    Target { name: "pts", seeds: &["tests/data/text/*.pts"], always: 8 * MIB, times: 32, run: pts },
+    Target { name: "ptx", seeds: &["tests/data/text/*.ptx"], always: 8 * MIB, times: 32, run: ptx },
+    Target { name: "room", seeds: &["fuzz/seeds/room/*"], always: 8 * MIB, times: 32, run: room },
     // 65 536 columns without a row.
     Target { name: "npy", seeds: &["tests/data/malformed/npy*.npy", "fuzz/seeds/npy/*"], always: 8 * MIB, times: 32, run: npy },
     Target { name: "bin", seeds: &["tests/data/malformed/kitti*.bin", "fuzz/seeds/bin/*"], always: MIB, times: 32, run: bin },
     Target { name: "e57", seeds: &["fuzz/seeds/e57/*"], always: MIB, times: 32, run: e57 },
     Target { name: "bag", seeds: &["fuzz/seeds/bag/*"], always: MIB, times: 32, run: bag },
-    Target { name: "stream", seeds: &["fuzz/seeds/stream/*"], always: 8 * MIB, times: 64, run: stream },
+    Target { name: "stream", seeds: &["fuzz/seeds/stream/*"], always: 12 * MIB, times: 32, run: stream },
     Target { name: "safetensors", seeds: &["tests/fixtures/pth/odd.safetensors", "fuzz/seeds/safetensors/*"], always: MIB, times: 32, run: tensors },
     // Each byte of a pickle may be a value.
     Target { name: "pth", seeds: &["tests/fixtures/pth/*odd*.pth"], always: MIB, times: 128, run: checkpoint },
