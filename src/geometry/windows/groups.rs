@@ -15,7 +15,7 @@ pub struct Group {
     pub queries: Range<usize>,
     /// Positions of the small window: the dense keys, the queries among them.
     pub dense: Range<usize>,
-    /// List of [`Windows::sampled`] that holds the large window's sampled points; those in `dense` are no sparse keys.
+    /// List of [`super::Windows::sampled`] that holds the large window's sampled points; those in `dense` are no sparse keys.
     pub large: usize,
     /// Number of sparse keys.
     pub sparse: usize,
@@ -40,7 +40,7 @@ impl Group {
 pub struct Part {
     /// Which groups.
     pub groups: Range<usize>,
-    /// Lists of [`Windows::sampled`] that its groups touch, each once, with the slot of its first entry.
+    /// Lists of [`super::Windows::sampled`] that its groups touch, each once, with the slot of its first entry.
     pub touched: Vec<(usize, usize)>,
     /// Slots of all of them.
     pub slots: usize,
