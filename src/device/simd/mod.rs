@@ -93,7 +93,7 @@ pub trait Simd: Copy + Send + Sync + 'static {
     fn min(self, a: Self::V, b: Self::V) -> Self::V;
     /// `x` in lanes where `gate` > 0, else 0.
     fn where_positive(self, gate: Self::V, x: Self::V) -> Self::V;
-    /// The nearest integer (ties to even), for |x| < 2^22.
+    /// The nearest integer (ties to even).
     fn round(self, x: Self::V) -> Self::V;
     /// x · 2^n for integral `n` in −126..=127 and normal results.
     fn scale_by_power(self, x: Self::V, n: Self::V) -> Self::V;

@@ -116,9 +116,13 @@ impl Simd for Portable {
 
     #[inline(always)]
     fn round(self, x: Self::V) -> Self::V {
-        // Adding 1.5 · 2^23 leaves no bits below the point.
-        const SHIFT: f32 = 12_582_912.0;
-        x.map(|x| (x + SHIFT) - SHIFT)
+        // Adding 2^23 leaves no bits below the point; from there on all numbers are integers.
+        const SHIFT: f32 = 8_388_608.0;
+        x.map(|x| {
+            let size = x.abs();
+            let rounded = ((size + SHIFT) - SHIFT).copysign(x);
+            if size < SHIFT { rounded } else { x }
+        })
     }
 
     #[inline(always)]

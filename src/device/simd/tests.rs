@@ -9,6 +9,9 @@ struct Primitives<'a> {
     c: &'a [f32],
 }
 
+/// About where floats stop to have bits below the point.
+const LARGE: f32 = 4_000_000.5;
+
 type Named = Vec<(&'static str, Vec<f32>)>;
 
 impl Kernel for Primitives<'_> {
@@ -32,6 +35,7 @@ impl Kernel for Primitives<'_> {
             ("min", s.min(a, b)),
             ("where_positive", s.where_positive(a, b)),
             ("round", s.round(s.mul(a, s.splat(9.5)))),
+            ("round_large", s.round(s.mul(a, s.splat(LARGE)))),
             ("scale_by_power", s.scale_by_power(a, s.round(b))),
             ("sum", s.splat(s.sum(a))),
             ("largest", s.splat(s.largest(a))),
@@ -67,6 +71,7 @@ fn scalar(name: &str, a: f32, b: f32, c: f32, all: &[f32]) -> f64 {
             }
         }
         "round" => f64::from((a * 9.5).round_ties_even()),
+        "round_large" => f64::from((a * LARGE).round_ties_even()),
         "scale_by_power" => x * 2f64.powi(b.round_ties_even() as i32),
         "sum" => all.iter().map(|x| f64::from(*x)).sum(),
         "largest" => f64::from(all.iter().copied().fold(f32::MIN, f32::max)),

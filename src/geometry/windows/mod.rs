@@ -19,6 +19,8 @@
 //! | sampled lists | ragged over positions | sampled points of every large window |
 //! | parts | ≤ 16 | runs of whole small windows with about equal work: what backward adds up on its own |
 //!
+//! On a GPU kernels make the same lists (`kernels/window_lists.cu`), through [`Hierarchy::windows`](super::Hierarchy).
+//!
 //! Errors: a window or bin size that is not a positive number, or a window above [`MAX_WINDOW`]; a sampled row that
 //! does not exist; so many windows that their numbers overflow.
 
@@ -43,8 +45,8 @@ use cells::{Cells, lowest};
 use groups::{Work, groups};
 use std::sync::OnceLock;
 
-/// Largest window, metres: offsets within two windows, in units of 10 µm, stay below 2^22, where rounding is exact.
-pub const MAX_WINDOW: f32 = 20.0;
+/// Largest window, metres: far more than any cloud, and little enough that offsets in units of 10 µm are numbers.
+pub const MAX_WINDOW: f32 = 1e6;
 
 /// How to cut a cloud.
 #[derive(Debug, Clone, Copy, PartialEq)]

@@ -277,7 +277,8 @@ fn options_that_make_no_sense_are_refused() {
     for (size, step) in [
         (0.0, 0.01),
         (f32::NAN, 0.01),
-        (30.0, 1.0),
+        (1e7, 1.0),
+        (f32::INFINITY, 1.0),
         (0.1, 0.0),
         (0.1, 0.2),
     ] {

@@ -1,8 +1,8 @@
 use super::*;
 use crate::device::Device;
-use crate::geometry::WindowOptions;
 use crate::geometry::golden::Golden;
-use crate::graph::check::{Check, assert_close, spread};
+use crate::geometry::{Hierarchy, WindowOptions};
+use crate::graph::check::{Check, assert_close, devices, spread};
 use crate::ops::reference::{run, run_on};
 
 /// (query row, key row) of every pair.
@@ -171,6 +171,87 @@ fn swin_windows_match_naive() {
         let rows = windows.quantization.bins();
         assert_eq!(rows, 11);
         Case::new(windows, rows).check(2, 16, PositionTables::ALL);
+    }
+}
+
+/// Offsets of more than 2^22 units of 10 µm, where they are rounded.
+#[test]
+fn windows_of_many_metres_match_naive() {
+    let values = spread(Shape::new(80, 3), 3);
+    let coord: Vec<[f32; 3]> = values
+        .chunks(3)
+        .map(|p| [0, 1, 2].map(|a| 30.0 * p[a]))
+        .collect();
+    let options = WindowOptions {
+        size: 60.0,
+        step: 10.0,
+        shifted: true,
+    };
+    let windows = Windows::stratified(&coord, &[0, 80], options, &[0, 9, 33, 70]).unwrap();
+    let rows = windows.quantization.bins();
+    let case = Case::new(windows, rows);
+    let far = case
+        .pairs
+        .iter()
+        .any(|(i, j)| (coord[*i][0] - coord[*j][0]).abs() > 42.0);
+    assert!(far, "no offset passes 2^22 units");
+    case.check(2, 8, PositionTables::ALL);
+}
+
+/// Outputs, gradients and inputs of attention in `windows` of 300 points, by two heads.
+fn trained(device: Device, windows: Arc<Windows>) -> (Vec<Vec<f32>>, Vec<Option<Vec<f32>>>) {
+    let rows = windows.quantization.bins();
+    let op = WindowAttention::new(windows, 2, PositionTables::ALL);
+    let (qkv, table) = (Shape::new(300, 96), Shape::new(rows, 96));
+    let mut inputs = vec![(qkv, spread(qkv, 1))];
+    inputs.extend((2..5).map(|seed| (table, spread(table, seed))));
+    run_on(device, op, &inputs, &spread(Shape::new(300, 32), 6))
+}
+
+fn cloud() -> Vec<[f32; 3]> {
+    let values = spread(Shape::new(300, 3), 3);
+    values.chunks(3).map(|p| [p[0], p[1], p[2]]).collect()
+}
+
+#[test]
+fn sums_do_not_depend_on_the_number_of_threads() {
+    // one window and so one part, whose heads are shared out; then a part for each of some windows
+    for size in [5.0, 0.9] {
+        let options = WindowOptions {
+            size,
+            step: size / 4.0,
+            shifted: false,
+        };
+        let windows = Windows::stratified(&cloud(), &[0, 300], options, &[3, 90]).unwrap();
+        assert_eq!(windows.parts().len() == 1, size == 5.0);
+        let windows = Arc::new(windows);
+        let with = |threads: usize| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads);
+            let pool = pool.build().unwrap();
+            pool.install(|| trained(Device::Cpu, windows.clone()))
+        };
+        assert!(with(1) == with(4), "{size} m");
+    }
+}
+
+#[test]
+fn windows_that_a_gpu_made_serve_both_devices() {
+    let options = WindowOptions {
+        size: 0.9,
+        step: 0.2,
+        shifted: true,
+    };
+    let rows: Vec<u32> = (0..300).step_by(7).collect();
+    let made_on = |device| {
+        let mut points = Hierarchy::on(device, cloud(), vec![0, 140, 300]).unwrap();
+        let rows = rows.clone().into();
+        points.windows(0, options, Some(&rows)).unwrap()
+    };
+    for device in devices() {
+        for worker in [Device::Cpu, device] {
+            let expected = trained(worker, made_on(Device::Cpu));
+            assert!(trained(worker, made_on(device)) == expected);
+        }
     }
 }
 
