@@ -3,14 +3,14 @@
 //! With D_i = dy_i·y_i: dp = dy_i·(v_j + Tv\[b\]), ds = p (dp − D_i), then dq_i += ds (k_j + Tq\[b\]),
 //! dk_j += ds (q_i + Tk\[b\]), dv_j += p dy_i, and per axis dTq\[b\] += ds q_i, dTk\[b\] += ds k_j, dTv\[b\] += p dy_i.
 //!
-//! A part owns the rows of its windows; what it owes the sampled keys of others it keeps in slots of its own.
+//! A part owns the rows of its windows; what it owes the sampled keys of others it keeps in slots of its own. Where there
+//! are fewer parts than threads, as with one window of thousands of points, the heads of a tile are shared out too: each
+//! adds to places of its own, so the order of all sums stays the same.
 
 mod head;
 
-use super::cpu::{BIN_WORDS, Inputs, carve_bins, fours};
-use super::tile::{
-    AXES, CHUNK, KEYS, KeyTile, Keys, QUERIES, Row, channels, find_bins, is_ahead, load_rows,
-};
+use super::cpu::{BIN_WORDS, Inputs, carve_bins};
+use super::tile::{AXES, CHUNK, KEYS, KeyTile, Keys, QUERIES, Row, channels, find_bins, is_ahead};
 use super::{Sizes, WindowAttention, pack};
 use crate::device::Rows;
 use crate::device::parallel::PARTIALS;
@@ -19,7 +19,7 @@ use crate::device::workspace::{carve, with_workspace};
 use crate::geometry::windows::{Group, Part};
 use crate::geometry::{MISSING, Windows};
 use crate::graph::Backward;
-use head::HeadGradient;
+use head::{HeadBuffers, OneTile};
 use rayon::prelude::*;
 use std::ops::Range;
 
@@ -58,14 +58,8 @@ struct Gradients<'a> {
 struct Buffers<'a> {
     /// [QUERIES]
     bins: &'a mut [[[u32; KEYS]; AXES]],
-    /// [chunks, KEYS] of one head
-    keys: &'a mut [Row],
-    values: &'a mut [Row],
-    d_keys: &'a mut [Row],
-    d_values: &'a mut [Row],
-    /// [chunks, QUERIES] of one head
-    queries: &'a mut [Row],
-    d_y: &'a mut [Row],
+    /// Of every head that is worked on at once.
+    heads: Vec<HeadBuffers<'a>>,
     /// [H, chunks, QUERIES]
     d_queries: &'a mut [Row],
 }
@@ -75,6 +69,9 @@ struct PartGradient<'a> {
     given: Given<'a>,
     part: &'a Part,
     gradients: Gradients<'a>,
+    /// Heads that are worked on at once: all, where threads would be idle otherwise, or one after the other. The sums are
+    /// the same, in the same order.
+    at_once: usize,
 }
 
 impl Kernel for PartGradient<'_> {
@@ -85,22 +82,25 @@ impl Kernel for PartGradient<'_> {
         self.gradients.d_tables.fill(0.0);
         self.gradients.d_sampled.fill(0.0);
         let Inputs { windows, sizes, .. } = self.given.inputs;
-        let chunks = sizes.chunks();
-        let rows = chunks * (4 * KEYS + 2 * QUERIES + sizes.heads * QUERIES);
+        let (chunks, at_once) = (sizes.chunks(), self.at_once);
+        let rows = chunks * (at_once * (4 * KEYS + 2 * QUERIES) + sizes.heads * QUERIES);
         with_workspace(BIN_WORDS + rows * CHUNK, |mut rest| {
             let bins = carve_bins(&mut rest);
             let mut rows = |count: usize| {
                 let words = carve(&mut rest, chunks * count * CHUNK);
                 words.as_chunks_mut::<CHUNK>().0
             };
-            let mut buffers = Buffers {
-                bins,
+            let head = |_| HeadBuffers {
                 keys: rows(KEYS),
                 values: rows(KEYS),
                 d_keys: rows(KEYS),
                 d_values: rows(KEYS),
                 queries: rows(QUERIES),
                 d_y: rows(QUERIES),
+            };
+            let mut buffers = Buffers {
+                bins,
+                heads: (0..at_once).map(head).collect(),
                 d_queries: rows(sizes.heads * QUERIES),
             };
             for at in self.part.groups.clone() {
@@ -155,26 +155,35 @@ impl Kernel for Tile<'_, '_, '_> {
                 let place = windows.place.each_ref().map(|plane| plane[position]);
                 find_bins(s, windows.quantization, sizes.rows, place, &tile, bins);
             }
-            for head in 0..sizes.heads {
-                part.load(head, queries.clone(), &tile, buffers);
-                let rows = sizes.chunks() * QUERIES;
-                let words = sizes.chunks() * sizes.chunk_words();
-                s.call(HeadGradient {
-                    given: part.given,
-                    head,
-                    first: queries.start,
-                    count: (queries.len(), tile.count),
-                    bins: buffers.bins,
-                    keys: buffers.keys,
-                    values: buffers.values,
-                    queries: buffers.queries,
-                    d_y: buffers.d_y,
-                    d_keys: buffers.d_keys,
-                    d_values: buffers.d_values,
-                    d_queries: &mut buffers.d_queries[head * rows..][..rows],
-                    d_tables: &mut part.gradients.d_tables[head * words..][..words],
-                });
-                part.add_keys(head, &tile, buffers);
+            let rows = sizes.chunks() * QUERIES;
+            let words = sizes.chunks() * sizes.chunk_words();
+            let of = OneTile {
+                given: part.given,
+                queries: queries.clone(),
+                tile: &tile,
+                bins: buffers.bins,
+            };
+            let Gradients {
+                d_qkv,
+                d_tables,
+                d_sampled,
+            } = &mut part.gradients;
+            let d_queries = buffers.d_queries.chunks_exact_mut(rows);
+            let all = d_queries.zip(d_tables.chunks_exact_mut(words));
+            if part.at_once == 1 {
+                let buffers = &mut buffers.heads[0];
+                for (head, (d_queries, d_tables)) in all.enumerate() {
+                    s.call(of.head(head, buffers, d_queries, d_tables));
+                    add_keys((d_qkv, d_sampled), sizes, head, &tile, buffers);
+                }
+                continue;
+            }
+            let tasks = all.zip(&mut buffers.heads).enumerate();
+            let tasks = tasks.map(|(head, ((q, t), buffers))| of.head(head, buffers, q, t));
+            let tasks: Vec<_> = tasks.collect();
+            tasks.into_par_iter().for_each(|task| s.call(task));
+            for (head, buffers) in buffers.heads.iter().enumerate() {
+                add_keys((d_qkv, d_sampled), sizes, head, &tile, buffers);
             }
         }
         part.add_queries(queries, buffers);
@@ -196,67 +205,6 @@ impl PartGradient<'_> {
         }
     }
 
-    /// Loads the rows of a head of a tile and clears the gradients of its keys.
-    #[inline(always)]
-    fn load(&self, head: usize, queries: Range<usize>, tile: &KeyTile, buffers: &mut Buffers<'_>) {
-        let Given { inputs, d_y, .. } = self.given;
-        let sizes = inputs.sizes;
-        for chunk in 0..sizes.chunks() {
-            let own = chunk * KEYS..(chunk + 1) * KEYS;
-            inputs.load_keys(head, chunk, 1, tile, &mut buffers.keys[own.clone()]);
-            inputs.load_keys(head, chunk, 2, tile, &mut buffers.values[own.clone()]);
-            let count = fours(tile.count);
-            buffers.d_keys[own.clone()][..count].fill([0.0; CHUNK]);
-            buffers.d_values[own][..count].fill([0.0; CHUNK]);
-            let own = chunk * QUERIES..chunk * QUERIES + queries.len();
-            inputs.load_queries(
-                head,
-                chunk,
-                queries.clone(),
-                &mut buffers.queries[own.clone()],
-            );
-            let order = &inputs.windows.order;
-            load_rows(
-                (d_y, sizes.channels),
-                channels(sizes, head, chunk),
-                1.0,
-                order,
-                queries.clone(),
-                &mut buffers.d_y[own],
-            );
-        }
-    }
-
-    /// Adds the gradients of the keys of a head to their rows, or slots.
-    #[inline(always)]
-    fn add_keys(&mut self, head: usize, tile: &KeyTile, buffers: &Buffers<'_>) {
-        let sizes = self.given.inputs.sizes;
-        let width = sizes.channels;
-        for chunk in 0..sizes.chunks() {
-            let (first, count) = channels(sizes, head, chunk);
-            for key in 0..tile.count {
-                let row = match tile.slots[key] {
-                    MISSING => {
-                        let row = self.gradients.d_qkv.row(tile.positions[key] as usize);
-                        if row.is_empty() {
-                            continue;
-                        }
-                        &mut row[width..]
-                    }
-                    slot => &mut self.gradients.d_sampled[slot as usize * 2 * width..][..2 * width],
-                };
-                let (d_key, d_value) = row.split_at_mut(width);
-                add(
-                    &mut d_key[first..first + count],
-                    &buffers.d_keys[chunk * KEYS + key],
-                    1.0,
-                );
-                let d_value = &mut d_value[first..first + count];
-                add(d_value, &buffers.d_values[chunk * KEYS + key], 1.0);
-            }
-        }
-    }
-
     /// Adds the gradients of the queries of a tile to their rows.
     #[inline(always)]
     fn add_queries(&mut self, queries: Range<usize>, buffers: &Buffers<'_>) {
@@ -274,6 +222,37 @@ impl PartGradient<'_> {
                     add(d_query, &buffers.d_queries[from], sizes.scale());
                 }
             }
+        }
+    }
+}
+
+/// Adds the gradients of the keys of a head to their rows, or slots.
+#[inline(always)]
+fn add_keys(
+    (d_qkv, d_sampled): (&mut Rows<'_>, &mut [f32]),
+    sizes: Sizes,
+    head: usize,
+    tile: &KeyTile,
+    buffers: &HeadBuffers<'_>,
+) {
+    let width = sizes.channels;
+    for chunk in 0..sizes.chunks() {
+        let (first, count) = channels(sizes, head, chunk);
+        for key in 0..tile.count {
+            let row = match tile.slots[key] {
+                MISSING => {
+                    let row = d_qkv.row(tile.positions[key] as usize);
+                    if row.is_empty() {
+                        continue;
+                    }
+                    &mut row[width..]
+                }
+                slot => &mut d_sampled[slot as usize * 2 * width..][..2 * width],
+            };
+            let (d_key, d_value) = row.split_at_mut(width);
+            let (from, own) = (chunk * KEYS + key, first..first + count);
+            add(&mut d_key[own.clone()], &buffers.d_keys[from], 1.0);
+            add(&mut d_value[own], &buffers.d_values[from], 1.0);
         }
     }
 }
@@ -325,6 +304,11 @@ pub(super) fn backward(op: &WindowAttention, io: &mut Backward<'_>) {
     let own = windows
         .order
         .split(d_qkv.as_deref_mut().unwrap_or(&mut []), width, &bounds);
+    // Few windows, all of them large.
+    let at_once = match windows.parts().len() < rayon::current_num_threads() {
+        true => sizes.heads,
+        false => 1,
+    };
     let partials = all_tables.chunks_exact_mut(sizes.table_words());
     let tasks: Vec<_> = own
         .into_iter()
@@ -344,6 +328,7 @@ pub(super) fn backward(op: &WindowAttention, io: &mut Backward<'_>) {
                 given,
                 part,
                 gradients,
+                at_once,
             });
         });
     if let Some(d_qkv) = d_qkv {

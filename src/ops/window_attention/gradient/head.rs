@@ -1,31 +1,145 @@
-//! One head of a tile: weights and their gradients again, and what every pair adds.
+//! One head of a tile: its rows, weights and their gradients again, and what every pair adds.
 
 use super::super::Sizes;
 use super::super::cpu::fours;
 use super::super::tile::{
-    AXES, CHUNK, ENTRY, Entry, KEYS, QUERIES, Row, channels, entries, scores,
+    AXES, CHUNK, ENTRY, Entry, KEYS, KeyTile, QUERIES, Row, channels, entries, load_rows, scores,
 };
 use super::Given;
 use crate::device::simd::{Kernel, Simd};
+use std::ops::Range;
 
-/// One head of a tile.
-pub(super) struct HeadGradient<'a> {
-    pub given: Given<'a>,
-    pub head: usize,
-    /// Position of the first query.
-    pub first: usize,
-    /// Numbers of queries and of keys.
-    pub count: (usize, usize),
-    pub bins: &'a [[[u32; KEYS]; AXES]],
-    pub keys: &'a [Row],
-    pub values: &'a [Row],
-    pub queries: &'a [Row],
-    pub d_y: &'a [Row],
+/// Buffers of a head of a tile of backward.
+pub(super) struct HeadBuffers<'a> {
+    /// [chunks, KEYS]
+    pub keys: &'a mut [Row],
+    pub values: &'a mut [Row],
     pub d_keys: &'a mut [Row],
     pub d_values: &'a mut [Row],
-    pub d_queries: &'a mut [Row],
+    /// [chunks, QUERIES]
+    pub queries: &'a mut [Row],
+    pub d_y: &'a mut [Row],
+}
+
+/// A tile of queries and keys that is loaded head by head.
+pub(super) struct OneTile<'a> {
+    pub given: Given<'a>,
+    pub queries: Range<usize>,
+    pub tile: &'a KeyTile,
+    pub bins: &'a [[[u32; KEYS]; AXES]],
+}
+
+impl OneTile<'_> {
+    /// One head of it, with room for the gradients of its queries and tables.
+    pub fn head<'a, 'b>(
+        &'a self,
+        head: usize,
+        buffers: &'a mut HeadBuffers<'b>,
+        d_queries: &'a mut [Row],
+        d_tables: &'a mut [f32],
+    ) -> OneHead<'a, 'b> {
+        OneHead {
+            of: self,
+            head,
+            buffers,
+            d_queries,
+            d_tables,
+        }
+    }
+}
+
+/// What one head of a tile adds, from loading its rows on.
+pub(super) struct OneHead<'a, 'b> {
+    of: &'a OneTile<'a>,
+    head: usize,
+    buffers: &'a mut HeadBuffers<'b>,
+    d_queries: &'a mut [Row],
+    d_tables: &'a mut [f32],
+}
+
+impl Kernel for OneHead<'_, '_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let (of, buffers) = (self.of, self.buffers);
+        of.given.load(self.head, &of.queries, of.tile, buffers);
+        let gradient = HeadGradient {
+            given: of.given,
+            head: self.head,
+            first: of.queries.start,
+            count: (of.queries.len(), of.tile.count),
+            bins: of.bins,
+            keys: buffers.keys,
+            values: buffers.values,
+            queries: buffers.queries,
+            d_y: buffers.d_y,
+            d_keys: buffers.d_keys,
+            d_values: buffers.d_values,
+            d_queries: self.d_queries,
+            d_tables: self.d_tables,
+        };
+        gradient.run(s);
+    }
+}
+
+impl Given<'_> {
+    /// Loads the rows of a head of a tile and clears the gradients of its keys.
+    #[inline(always)]
+    fn load(
+        &self,
+        head: usize,
+        queries: &Range<usize>,
+        tile: &KeyTile,
+        buffers: &mut HeadBuffers<'_>,
+    ) {
+        let Given { inputs, d_y, .. } = self;
+        let sizes = inputs.sizes;
+        for chunk in 0..sizes.chunks() {
+            let own = chunk * KEYS..(chunk + 1) * KEYS;
+            inputs.load_keys(head, chunk, 1, tile, &mut buffers.keys[own.clone()]);
+            inputs.load_keys(head, chunk, 2, tile, &mut buffers.values[own.clone()]);
+            let count = fours(tile.count);
+            buffers.d_keys[own.clone()][..count].fill([0.0; CHUNK]);
+            buffers.d_values[own][..count].fill([0.0; CHUNK]);
+            let own = chunk * QUERIES..chunk * QUERIES + queries.len();
+            inputs.load_queries(
+                head,
+                chunk,
+                queries.clone(),
+                &mut buffers.queries[own.clone()],
+            );
+            let order = &inputs.windows.order;
+            load_rows(
+                (d_y, sizes.channels),
+                channels(sizes, head, chunk),
+                1.0,
+                order,
+                queries.clone(),
+                &mut buffers.d_y[own],
+            );
+        }
+    }
+}
+
+/// One head of a tile whose rows are loaded.
+struct HeadGradient<'a> {
+    given: Given<'a>,
+    head: usize,
+    /// Position of the first query.
+    first: usize,
+    /// Numbers of queries and of keys.
+    count: (usize, usize),
+    bins: &'a [[[u32; KEYS]; AXES]],
+    keys: &'a [Row],
+    values: &'a [Row],
+    queries: &'a [Row],
+    d_y: &'a [Row],
+    d_keys: &'a mut [Row],
+    d_values: &'a mut [Row],
+    d_queries: &'a mut [Row],
     /// Packed, of this head.
-    pub d_tables: &'a mut [f32],
+    d_tables: &'a mut [f32],
 }
 
 impl Kernel for HeadGradient<'_> {
