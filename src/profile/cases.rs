@@ -118,6 +118,7 @@ pub const CASES: &[(&str, Run)] = &[
     ("window_attention_wide", |gpu, s| {
         window_attention(gpu, s, 24, 4)
     }),
+    ("windows", lists::windows),
 ];
 
 /// Cases so dear that they run on this fraction of the points.

@@ -3,7 +3,8 @@
 use super::*;
 use crate::device::Device;
 use crate::device::random::{Random, Sequence};
-use crate::graph::Executor;
+use crate::graph::check::devices;
+use crate::graph::{Executor, Mode};
 use crate::infer::predict;
 use crate::models::Model;
 use serde_json::json;
@@ -138,6 +139,38 @@ fn forms_of_inference_and_of_training_agree() {
         };
         use crate::graph::Mode::{Frozen, Inference};
         assert!(far(&logits(Frozen), &logits(Inference)) < 1e-5);
+    }
+}
+
+#[test]
+fn coordinates_and_lists_stay_on_the_device_that_made_them() {
+    let coord = cloud(260, 1.0, 9);
+    for device in devices() {
+        if device == Device::Cpu {
+            continue;
+        }
+        for kind in ["Stratified", "Swin3D"] {
+            let logits = |device| {
+                let model = Model::new(&config(kind, true), device, 7).unwrap();
+                let geometry = model.network.geometry(device, &coord, &[0, 260]).unwrap();
+                let mut graph = Graph::new(&model.params, Mode::Inference, Random::new(0, 0));
+                let shape = crate::graph::Shape::new(260, 3);
+                let feat: Vec<f32> = coord.iter().flatten().copied().collect();
+                let feat = graph.input(feat.into(), shape).unwrap();
+                let y = model
+                    .network
+                    .record(&mut graph, &geometry, feat.into())
+                    .unwrap();
+                graph.keep(y);
+                let mut executor = Executor::new(device);
+                let logits = executor.run(&graph, None).unwrap().read(y).to_vec();
+                (logits, model.network.levels(&geometry))
+            };
+            let ((found, levels), (expected, _)) = (logits(device), logits(Device::Cpu));
+            assert!(far(&found, &expected) < 1e-4, "{kind}");
+            assert_eq!(levels.len(), 3);
+            assert!(levels[1..].iter().all(|level| !level.coord.is_on_host()));
+        }
     }
 }
 

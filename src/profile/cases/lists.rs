@@ -14,7 +14,7 @@ const CELL: f32 = 0.1;
 const RADIUS: f32 = 0.1;
 
 /// Neighbours and their lists turned around, a pooled level, the stencil between both, balls, a thinned level and the
-/// samples of keys, which are the beginning of its own, windows with these keys and windows without.
+/// samples of keys, which are the beginning of its own.
 pub fn lists(gpu: Gpu, s: Stage) -> Result<()> {
     // Two blocks of points more, so that the tree of 1024 points gets a second level.
     let count = s.points + 64;
@@ -29,8 +29,15 @@ pub fn lists(gpu: Gpu, s: Stage) -> Result<()> {
         levels.ball(0, RADIUS, most, Choice::First)?;
     }
     levels.thin(0, &[count / 4 + 1])?;
-    let sampled = levels.farthest(0, &[count / 8 + 1])?;
-    for keys in [Some(&sampled), None] {
+    levels.farthest(0, &[count / 8 + 1])?;
+    Ok(())
+}
+
+/// Windows with sampled keys and windows without.
+pub fn windows(gpu: Gpu, s: Stage) -> Result<()> {
+    let mut levels = Hierarchy::on(Device::Cuda(gpu), cloud(s.points), vec![0, s.points])?;
+    let sampled: Vec<u32> = (0..s.points as u32).step_by(9).collect();
+    for keys in [Some(&sampled.into()), None] {
         let options = WindowOptions {
             size: WINDOW,
             step: BIN,
