@@ -38,6 +38,7 @@ pub mod nn;
 pub mod ops;
 pub mod optim;
 pub mod profile;
+mod toml_text;
 pub mod train;
 pub mod verify;
 pub mod weights;

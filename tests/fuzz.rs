@@ -117,17 +117,32 @@ fn watch(target: &Target) {
                 .expect("the child ran the test");
             println!("{line}");
         }
-        Some(status) => panic!("{log}\nended with {status} at {}", repeat(target, at())),
-        None => panic!("{log}\nnever ended: {}", repeat(target, at())),
+        // Faults were told by the child.
+        Some(status) if log.contains("kept as") => panic!("{log}\nended with {status}"),
+        Some(status) => panic!("{log}\nended with {status}: {}", keep(target, at())),
+        None => panic!("{log}\nnever ended: {}", keep(target, at())),
     }
 }
 
-/// How to run one input again.
-fn repeat(target: &Target, number: u64) -> String {
+/// Keeps an input, and says where and how to run it again.
+fn keep(target: &Target, number: u64) -> String {
+    let bytes = mutate::damaged(&small(&seeds(target)), number);
+    let name = format!("fuzz-{}-{number}", target.name);
+    let kept = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+    std::fs::write(&kept, &bytes).unwrap();
     format!(
-        "input {number}; again with CAIRN_FUZZ_FIRST={number} CAIRN_FUZZ_INPUTS=1 cargo test --test fuzz {}",
+        "input {number} of {} bytes, kept as {}; again with \
+         CAIRN_FUZZ_FIRST={number} CAIRN_FUZZ_INPUTS=1 cargo test --test fuzz {}",
+        bytes.len(),
+        kept.display(),
         target.name
     )
+}
+
+/// Those that are mutated.
+fn small(seeds: &[Vec<u8>]) -> Vec<Vec<u8>> {
+    let is_small = |bytes: &&Vec<u8>| bytes.len() <= LARGEST;
+    seeds.iter().filter(is_small).cloned().collect()
 }
 
 /// The files that a target starts from, of any size.
@@ -181,13 +196,13 @@ fn mutate_and_read(target: &Target, progress: &Path) {
     };
     let folder = folder.unwrap();
     let mut seen = Seen::default();
-    let mut seeds = seeds(target);
+    let seeds = seeds(target);
     for (i, bytes) in seeds.iter().enumerate() {
         let fault = one(target, bytes, folder.path(), &mut seen).err();
         seen.faults
             .extend(fault.map(|fault| format!("{fault}: seed {i}")));
     }
-    seeds.retain(|bytes| bytes.len() <= LARGEST);
+    let seeds = small(&seeds);
     let first = variable("CAIRN_FUZZ_FIRST", 0);
     let count = variable("CAIRN_FUZZ_INPUTS", INPUTS);
     for number in first..first + count {
@@ -196,15 +211,7 @@ fn mutate_and_read(target: &Target, progress: &Path) {
         let Err(fault) = one(target, &bytes, folder.path(), &mut seen) else {
             continue;
         };
-        let name = format!("fuzz-{}-{number}", target.name);
-        let kept = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
-        std::fs::write(&kept, &bytes).unwrap();
-        let place = format!(
-            "{}, {} bytes, kept as {}",
-            repeat(target, number),
-            bytes.len(),
-            kept.display()
-        );
+        let place = keep(target, number);
         seen.faults.push(format!("{fault}: {place}"));
         if seen.faults.len() == SHOWN {
             break;

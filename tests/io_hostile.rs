@@ -103,6 +103,18 @@ fn fields_of_e57_that_run_apart_take_no_more_memory_than_their_file() {
     assert!(output.status.success() && text.contains("read"), "{text}");
 }
 
+/// Times that switch from series to series: the decoder calls itself for each switch, and all of these bits say so.
+#[cfg(feature = "laz")]
+#[test]
+fn times_without_end_do_not_fill_the_stack() {
+    let sample = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/laz/simple.laz");
+    let mut bytes = std::fs::read(sample).unwrap();
+    // Behind the header, the place of the chunk table and the first point, up to that table.
+    bytes[333 + 8 + 34..18203].fill(0xff);
+    let fault = io::read_bytes("a.laz", bytes).unwrap_err().to_string();
+    assert!(fault.contains("a point has thousands of times"), "{fault}");
+}
+
 /// A limit on file size stands for a full disk: the system refuses to write on.
 #[cfg(unix)]
 #[test]

@@ -16,7 +16,7 @@
 use super::{Prediction, Segmenter};
 use crate::io::Labels;
 use crate::weights::ModelMetadata;
-use crate::{Error, Result};
+use crate::{Error, Result, toml_text};
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -106,12 +106,8 @@ impl LabelMap {
     /// # Errors
     /// No TOML, and keys that a label map has not.
     pub fn from_toml(text: &str, path: &Path) -> Result<LabelMap> {
-        toml::from_str(text).map_err(|e| {
-            let before = e.span().map_or("", |s| text.get(..s.start).unwrap_or(""));
-            let line = before.matches('\n').count() + 1;
-            let fault = e.message().lines().next().unwrap_or("no TOML").to_string();
-            Error::malformed(path, format!("line {line}"), fault)
-        })
+        toml_text::parse(text)
+            .map_err(|f| Error::malformed(path, format!("line {}", f.line), f.fault))
     }
 
     /// Finds the classes of a model.

@@ -43,7 +43,7 @@ use crate::cloud::features;
 use crate::models::construct;
 use crate::optim::{Group, OptimizerConfig, Schedule};
 use crate::weights::{ClassInfo, InputSpec, ModelMetadata};
-use crate::{Error, Result};
+use crate::{Error, Result, toml_text};
 use serde::Deserialize;
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -200,16 +200,9 @@ impl Config {
     /// # Errors
     /// As there.
     pub fn parse(text: &str, path: &Path) -> Result<Config> {
-        let mut config: Config = toml::from_str(text).map_err(|e| {
-            let line = e
-                .span()
-                .map_or(0, |s| text[..s.start].matches('\n').count());
-            let said = text.lines().nth(line).unwrap_or_default().trim();
-            Error::malformed(
-                path,
-                format!("line {}: {said}", line + 1),
-                e.message().to_string(),
-            )
+        let mut config: Config = toml_text::parse(text).map_err(|f| {
+            let said = text.lines().nth(f.line - 1).unwrap_or_default().trim();
+            Error::malformed(path, format!("line {}: {said}", f.line), f.fault)
         })?;
         let checked = config.complete();
         checked.map_err(|e| match e {

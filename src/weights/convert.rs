@@ -17,7 +17,7 @@ use super::safetensors;
 use super::state::{load_model, save_state};
 use super::tensors::Tensors;
 use crate::device::Device;
-use crate::{Error, Result};
+use crate::{Error, Result, toml_text};
 
 /// What the user may say about a checkpoint.
 #[derive(Debug, Clone, Default)]
@@ -144,12 +144,7 @@ fn conventions(
 
 fn read_config(path: &Path) -> Result<Given> {
     let text = std::fs::read_to_string(path).map_err(|e| Error::io(path, e))?;
-    toml::from_str(&text).map_err(|e| {
-        let place = e
-            .span()
-            .map_or(1, |s| text[..s.start].matches('\n').count() + 1);
-        Error::malformed(path, format!("line {place}"), e.message())
-    })
+    toml_text::parse(&text).map_err(|f| Error::malformed(path, format!("line {}", f.line), f.fault))
 }
 
 /// True for numbers of groups that differ in stages without blocks only, where the tensors do not tell them.

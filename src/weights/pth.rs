@@ -196,7 +196,7 @@ fn open_zip(file: File, length: u64, path: &Path) -> Result<(Graph, Id, Data)> {
             b"little" => false,
             other => {
                 return Err(fault(format!(
-                    "byte order {:?}",
+                    "byte order `{}`",
                     String::from_utf8_lossy(other)
                 )));
             }
@@ -260,8 +260,8 @@ fn open_plain(mut file: File, length: u64, path: &Path) -> Result<(Graph, Id, Da
     let (graph, version) = next()?;
     if graph.get(version) != &Value::Int(1001) {
         return Err(fault(format!(
-            "version {:?} instead of 1001",
-            graph.get(version)
+            "its version is {}, not 1001",
+            graph.get(version).kind()
         )));
     }
     let _system = next()?;

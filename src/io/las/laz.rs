@@ -10,19 +10,17 @@
 //! So the chunk table and the layer sizes of each chunk are checked here first, against the bytes that are there, and
 //! the crate only ever sees one whole chunk in memory.
 
-use std::io::{self, Cursor};
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::io::Cursor;
 
 use laz::laszip::{ChunkTable, CompressorType};
-use laz::record::{
-    LayeredPointRecordDecompressor, RecordDecompressor, SequentialPointRecordDecompressor,
-};
+use laz::record::{LayeredPointRecordDecompressor, SequentialPointRecordDecompressor};
 use laz::{LasZipCompressor, LazItem, LazItemRecordBuilder, LazItemType, LazVlr, LazVlrBuilder};
 
 use crate::io::atomic::Atomic;
 use crate::io::input::{Input, read_le};
 use crate::{Error, Result};
 
+use super::decode::{Decoder, Source, decode, guarded};
 use super::header::{Header, Vlr};
 use super::layout;
 use super::reader::Body;
@@ -30,8 +28,6 @@ use super::reader::Body;
 /// Points that one compressed byte can stand for at most. Equal points in layers of length zero reach about 700 at the
 /// usual 50 000 points per chunk; more is a lie.
 const DENSEST: u64 = 1024;
-
-type Decoder = Box<dyn RecordDecompressor<Cursor<Vec<u8>>>>;
 
 /// One run of compressed points.
 #[derive(Debug, Clone, Copy)]
@@ -197,19 +193,6 @@ fn read_table(input: &mut Input, header: &Header, plan: &Plan) -> Result<Vec<Spa
     Ok(spans)
 }
 
-/// Runs code of the crate, which indexes tables with numbers from the file. All counts and sizes are checked before;
-/// this is the last net for faults inside its arithmetic decoder, which would otherwise end the program.
-fn guarded<T>(run: impl FnOnce() -> io::Result<T>) -> Result<T, String> {
-    match catch_unwind(AssertUnwindSafe(run)) {
-        Ok(Ok(value)) => Ok(value),
-        Ok(Err(e)) if e.kind() == io::ErrorKind::UnexpectedEof => {
-            Err("the compressed data end too early".into())
-        }
-        Ok(Err(e)) => Err(format!("the compressed data are damaged: {e}")),
-        Err(_) => Err("the compressed data are damaged".into()),
-    }
-}
-
 /// Number of layers that an item is split into.
 fn layers(item: &LazItem) -> usize {
     match item.item_type() {
@@ -257,11 +240,11 @@ impl Compressed {
         if layered {
             self.check_layers(input, span, &bytes)?;
         }
-        let cursor = Cursor::new(bytes);
+        let source = Source::new(bytes);
         let mut decoder: Decoder = if layered {
-            Box::new(LayeredPointRecordDecompressor::new(cursor))
+            Box::new(LayeredPointRecordDecompressor::new(source))
         } else {
-            Box::new(SequentialPointRecordDecompressor::new(cursor))
+            Box::new(SequentialPointRecordDecompressor::new(source))
         };
         (decoder.set_fields_from(&self.items))
             .map_err(|e| input.malformed("LASzip record", e.to_string()))?;
@@ -304,7 +287,7 @@ impl Body for Compressed {
             out.resize(start + some as usize * self.record_len, 0);
             let decoder = self.decoder.as_mut().expect("opened above");
             let rows = &mut out[start..];
-            guarded(|| decoder.decompress_many(rows))
+            (decode(decoder, rows).map_err(|e| input.io(e))?)
                 .map_err(|text| input.malformed(format!("chunk with point {}", self.done), text))?;
             self.left -= some;
             self.done += some;

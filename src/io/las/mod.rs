@@ -8,10 +8,12 @@
 //! |---|---|
 //! | public header, variable-length records, what follows the points | `header.rs` |
 //! | fields of the point formats, described extra bytes | `layout.rs` |
-//! | compressed points | `laz.rs` |
+//! | compressed points, their decoder | `laz.rs`, `decode.rs` |
 //! | reading, writing | `reader.rs`, `writer.rs` |
 //! | records made from those of a LAS file, from attributes | `kept.rs`, `fresh.rs` |
 
+#[cfg(feature = "laz")]
+mod decode;
 mod fresh;
 mod header;
 mod kept;

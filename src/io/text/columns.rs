@@ -2,7 +2,7 @@
 
 use crate::cloud::Kind;
 
-use super::line::Separator;
+use super::line::{Separator, check_quotes};
 
 /// A line of names.
 pub struct Header {
@@ -20,9 +20,7 @@ impl Header {
         separator: Separator,
         width: usize,
     ) -> std::result::Result<(Vec<String>, Separator), String> {
-        if self.text.matches('"').count() % 2 == 1 {
-            return Err("a quote is opened and never closed".into());
-        }
+        check_quotes(&self.text)?;
         let own = Separator::of(&self.text);
         let fits = |s: &Separator| s.split(&self.text).count() == width;
         let separator = [separator, own].into_iter().find(fits).ok_or_else(|| {

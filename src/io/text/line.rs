@@ -101,6 +101,14 @@ fn unquoted(field: &str) -> &str {
     }
 }
 
+/// Refuses lines that end inside quotes, which would take in what a writer puts behind them.
+pub fn check_quotes(line: &str) -> std::result::Result<(), &'static str> {
+    match line.bytes().filter(|b| *b == b'"').count() % 2 {
+        0 => Ok(()),
+        _ => Err("a quote is opened and never closed"),
+    }
+}
+
 /// True for lines that hold no point.
 pub fn is_comment(line: &[u8]) -> bool {
     line.starts_with(b"#") || line.starts_with(b"//") || line.starts_with(b"%")

@@ -311,6 +311,7 @@ impl TextReader {
 
     fn parse(&self, row: &[u8], columns: &mut [Column]) -> std::result::Result<(), String> {
         let text = std::str::from_utf8(row).map_err(|_| "not text in UTF-8")?;
+        line::check_quotes(text)?;
         let wanted = columns.len();
         let mut fields = self.layout.separator.split(text);
         for (i, (column, found)) in columns.iter_mut().zip(&self.layout.columns).enumerate() {

@@ -194,6 +194,11 @@ fn faults_name_the_line_and_the_mend() {
         ),
         (
             "a.csv",
+            "x,y,z,note\n1,2,3,ok\n4,5,6,\"no\n",
+            "line 3, point 1: a quote is opened and never closed",
+        ),
+        (
+            "a.csv",
             "x,y,x\n1,2,3\n",
             "line 1: two columns are called `x`",
         ),
