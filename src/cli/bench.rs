@@ -4,7 +4,8 @@ use super::forward::{RawBatch, read_batch};
 use super::{Global, print, signals};
 use crate::cloud::batch::Batch;
 use crate::device::Device;
-use crate::measure::{Inference, Job, Share, Times, Training, peak_memory, scene};
+use crate::measure::steps::{StepTime, steps};
+use crate::measure::{Inference, Job, Share, Times, Training, peak_memory, room, scene};
 use crate::models::Model;
 use crate::weights::{ModelMetadata, load_model, safetensors};
 use crate::{Error, Result};
@@ -26,7 +27,8 @@ const LISTED: usize = 8;
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Examples:\n  cairn bench\n  cairn bench --network data/configs/s3dis_stratified.toml --points 20000 \
-    --training\n  cairn bench --weights model.safetensors --input batch.safetensors --json"
+    --training\n  cairn bench --weights model.safetensors --input batch.safetensors --json\n  \
+    cairn bench --steps --points 40000,1000000"
 )]
 pub struct Args {
     /// Configuration with the [network] to time [default: Point Transformer V2 for S3DIS, 3.9 million parameters]
@@ -49,6 +51,9 @@ pub struct Args {
     /// Time a training step (forward, loss, backward, AdamW) instead of inference
     #[arg(long)]
     training: bool,
+    /// Time neighbours, sampling and grids alone, on the coordinates
+    #[arg(long, conflicts_with_all = ["training", "network", "weights"])]
+    steps: bool,
     /// Timed runs of each; one more comes before them
     #[arg(long, value_name = "N", default_value_t = 7, value_parser = clap::value_parser!(u16).range(1..=10_000))]
     repeats: u16,
@@ -74,6 +79,16 @@ struct Measurement {
     ops: Vec<Share>,
 }
 
+/// The index steps at one size.
+#[derive(Debug, Serialize)]
+struct Steps {
+    points: usize,
+    threads: usize,
+    instructions: String,
+    repeats: u16,
+    steps: Vec<StepTime>,
+}
+
 /// Runs the subcommand.
 pub fn run(args: Args, global: &Global) -> anyhow::Result<ExitCode> {
     let sizes = match &args.input {
@@ -81,6 +96,9 @@ pub fn run(args: Args, global: &Global) -> anyhow::Result<ExitCode> {
         None => args.points.iter().copied().map(Some).collect(),
     };
     global.announce();
+    if args.steps {
+        return run_steps(&args, &sizes);
+    }
     let mut measured = Vec::new();
     for points in sizes {
         signals::check("nothing was written")?;
@@ -89,6 +107,45 @@ pub fn run(args: Args, global: &Global) -> anyhow::Result<ExitCode> {
         let row = measure(&args, model, batch, global.device)?;
         if !args.json {
             print::result(&text(&row)?)?;
+        }
+        measured.push(row);
+    }
+    if args.json {
+        print::json(&measured)?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Times the index steps.
+fn run_steps(args: &Args, sizes: &[Option<usize>]) -> anyhow::Result<ExitCode> {
+    let mut measured = Vec::new();
+    for points in sizes {
+        signals::check("nothing was written")?;
+        let coord = match (&args.input, points) {
+            (Some(path), _) => read_batch(path)?.coord,
+            (None, points) => room(points.unwrap_or_default(), 1).0,
+        };
+        let row = Steps {
+            points: coord.len(),
+            threads: rayon::current_num_threads(),
+            instructions: crate::device::simd::level().to_string(),
+            repeats: args.repeats,
+            steps: steps(&coord, usize::from(args.repeats))?,
+        };
+        if !args.json {
+            let points = print::count(row.points as u64);
+            let mut text = format!("{points} points, median of {} runs\n", row.repeats);
+            for step in &row.steps {
+                let (rate, [fastest, slowest]) = (row.points as f64 / step.seconds, step.range);
+                writeln!(
+                    text,
+                    "  {:20} {:9.4} s ({fastest:.4}–{slowest:.4}), {} points/s",
+                    step.step,
+                    step.seconds,
+                    print::count(rate as u64)
+                )?;
+            }
+            print::result(&text)?;
         }
         measured.push(row);
     }
@@ -142,7 +199,7 @@ fn measure(args: &Args, model: Model, batch: Batch, device: Device) -> Result<Me
         true => Box::new(Training::new(model, batch, device)?),
         false => Box::new(Inference::new(model, batch, device)),
     };
-    let times = Times::of(job.as_mut(), usize::from(args.repeats))?;
+    let times = Times::of(|| job.once(), usize::from(args.repeats))?;
     let [fastest, slowest] = times.range();
     Ok(Measurement {
         job: if args.training {

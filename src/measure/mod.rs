@@ -1,9 +1,11 @@
-//! Timing whole networks on this machine: a scene to run on, and the two jobs that users wait for.
+//! Timing whole networks on this machine: a scene to run on, and the two jobs that users wait for. [`steps`] times what
+//! only depends on coordinates.
 //!
 //! [`Inference`] and [`Training`] do what `cairn segment` and `cairn train` do with one prepared batch: index lists are
 //! computed anew each time, since every scan has its own. Both keep the time of every op.
 
 mod scene;
+pub mod steps;
 
 use crate::cloud::batch::Batch;
 use crate::device::Device;
@@ -67,15 +69,15 @@ impl Times {
     ///
     /// # Errors
     /// No repeats, and whatever the job meets.
-    pub fn of(job: &mut dyn Job, repeats: usize) -> Result<Times> {
+    pub fn of(mut job: impl FnMut() -> Result<()>, repeats: usize) -> Result<Times> {
         if repeats == 0 {
             return Err(Error::argument("repeats", "must be at least 1"));
         }
-        job.once()?;
+        job()?;
         let mut times = Vec::with_capacity(repeats);
         for _ in 0..repeats {
             let start = std::time::Instant::now();
-            job.once()?;
+            job()?;
             times.push(start.elapsed());
         }
         times.sort();

@@ -39,6 +39,26 @@ fn both_jobs_are_timed_at_every_size() {
 }
 
 #[test]
+fn index_steps_are_timed_at_every_size() {
+    let command = ["bench", "--steps", "--points", "400,900", "--repeats", "2"];
+    let rows = json(&command);
+    for (row, points) in rows.as_array().unwrap().iter().zip([400, 900]) {
+        assert_eq!(row["points"], points);
+        let steps = row["steps"].as_array().unwrap();
+        let names: Vec<_> = steps.iter().map(|s| s["step"].as_str().unwrap()).collect();
+        assert!(names.contains(&"farthest points") && names.contains(&"nearest neighbours"));
+        assert!(steps.iter().all(|s| s["seconds"].as_f64().unwrap() > 0.0));
+    }
+    let text = succeeds(&command);
+    assert!(
+        text.contains("900 points") && text.contains("points/s"),
+        "{text}"
+    );
+    fails(&["bench", "--steps", "--training"], 2);
+    fails(&["bench", "--steps", "--points", "1"], 2);
+}
+
+#[test]
 fn what_cannot_be_timed_is_said() {
     let missing = fails(&["bench", "--network", "nowhere.toml"], 2);
     assert!(missing.contains("nowhere.toml"), "{missing}");
