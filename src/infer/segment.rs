@@ -219,4 +219,4 @@ impl<'a> Decider<'a> {
 
 #[cfg(test)]
 #[path = "segment_tests.rs"]
-mod tests;
+pub(super) mod tests;

@@ -81,7 +81,7 @@ fn expected(cloud: &PointCloud) -> Vec<i32> {
 }
 
 /// Class 1, surer from one side of a tile to the other: what tiles say of one place differs by how far they are apart.
-struct Slope;
+pub(in crate::infer) struct Slope;
 
 impl Classifier for Slope {
     fn classes(&self) -> usize {
@@ -97,9 +97,8 @@ impl Classifier for Slope {
     }
 }
 
-/// A strip along x.
-fn strip() -> PointCloud {
-    let mut cloud = scan(5000);
+/// A scan squeezed to a strip along x.
+pub(in crate::infer) fn strip(mut cloud: PointCloud) -> PointCloud {
     for p in &mut cloud.coord {
         p[1] = 6e6 + (p[1] - 6e6) / 20.0;
     }
@@ -107,7 +106,7 @@ fn strip() -> PointCloud {
 }
 
 /// The largest step of confidence from one point to the next along x.
-fn largest_step(cloud: &PointCloud, confidence: &[f32]) -> f32 {
+pub(in crate::infer) fn largest_step(cloud: &PointCloud, confidence: &[f32]) -> f32 {
     let mut order: Vec<usize> = (0..cloud.len()).collect();
     order.sort_by(|a, b| cloud.coord[*a][0].total_cmp(&cloud.coord[*b][0]));
     let step = |w: &[usize]| (confidence[w[0]] - confidence[w[1]]).abs();
@@ -218,7 +217,7 @@ fn a_watch_that_fails_stops_the_work() {
 
 #[test]
 fn no_edge_of_a_tile_shows() {
-    let cloud = strip();
+    let cloud = strip(scan(5000));
     for views in [Views::Plain, Views::ScaleFlip] {
         let options = Options {
             views,

@@ -2,6 +2,7 @@ use super::*;
 use crate::cloud::{Attribute, Column};
 use crate::device::random::{Random, Sequence};
 use crate::infer::memory::Share;
+use crate::infer::segment::tests::{Slope, largest_step, strip};
 use crate::infer::segment::{self, Options};
 
 /// Class 1 where the first feature is above the limit; looks at nothing else.
@@ -117,40 +118,6 @@ fn rule(limit: f32, channels: usize) -> Threshold {
         channels,
         largest: 0,
     }
-}
-
-/// Class 1, surer from one side of a tile to the other: what tiles say of one place differs by how far they are apart.
-struct Slope;
-
-impl Classifier for Slope {
-    fn classes(&self) -> usize {
-        2
-    }
-
-    fn probabilities(&mut self, coord: &[[f32; 3]], _: Vec<f32>) -> Result<Vec<f32>> {
-        let sure = |p: &[f32; 3]| 0.75 + p[0] / 200.0;
-        Ok(coord
-            .iter()
-            .flat_map(|p| [1.0 - sure(p), sure(p)])
-            .collect())
-    }
-}
-
-/// A strip along x.
-fn strip() -> PointCloud {
-    let mut cloud = scan(9000);
-    for p in &mut cloud.coord {
-        p[1] = 6e6 + (p[1] - 6e6) / 20.0;
-    }
-    cloud
-}
-
-/// The largest step of confidence from one point to the next along x.
-fn largest_step(cloud: &PointCloud, confidence: &[f32]) -> f32 {
-    let mut order: Vec<usize> = (0..cloud.len()).collect();
-    order.sort_by(|a, b| cloud.coord[*a][0].total_cmp(&cloud.coord[*b][0]));
-    let step = |w: &[usize]| (confidence[w[0]] - confidence[w[1]]).abs();
-    order.windows(2).map(step).fold(0.0, f32::max)
 }
 
 #[test]
@@ -303,7 +270,7 @@ fn faults_stop_the_work_and_name_the_point() {
 
 #[test]
 fn no_edge_of_a_block_shows() {
-    let cloud = strip();
+    let cloud = strip(scan(9000));
     let spec = [input(0.001, vec![Feature::new("echo")])];
     for views in [Views::Plain, Views::ScaleFlip] {
         let (class, confidence, outcome) = through_disk(&cloud, &spec, views, small(), &mut Slope);
