@@ -1,4 +1,4 @@
-//! Runs the decoder of the crate `laz` so that damaged bytes can neither end the program nor fill the stack.
+//! Runs the decoder of the crate `laz` so that damaged bytes cannot end the program, but for what [`Source`] says of layers.
 
 use std::io::{self, Cursor, Read, Seek, SeekFrom};
 use std::panic::{AssertUnwindSafe, catch_unwind};
