@@ -94,7 +94,7 @@ pub struct Args {
     /// Most voxels that the network sees at once; larger scans are cut into overlapping tiles
     #[arg(long, value_name = "N", default_value_t = TILE_VOXELS)]
     tile_voxels: usize,
-    /// Most memory to use, such as 512MiB or 2GiB, but for clouds of bags, which are held whole; scans that need more go through temporary files in the folder of the output
+    /// Most memory to use, such as 512MiB or 2GiB, but for clouds of bags, which are held whole; scans that need more go through temporary files in the folder of the output, clouds of a stream are refused
     /// [default: half of what the machine has free]
     #[arg(long, value_name = "SIZE")]
     memory: Option<Memory>,
@@ -126,10 +126,6 @@ pub fn run(args: Args, global: &Global) -> anyhow::Result<ExitCode> {
         if args.output.is_some() || args.json {
             let fault = "with - as input, labels go to standard output and nothing else is written";
             return Err(Error::argument("output", fault).into());
-        }
-        if args.memory.is_some() {
-            let fault = "clouds of a stream are in memory as wholes; send smaller ones";
-            return Err(Error::argument("memory", fault).into());
         }
         let mut chosen = Chosen::of(&args, global)?;
         global.announce();
@@ -314,7 +310,7 @@ fn one(
     let start = Instant::now();
     let reader = io::open(input).context("reading the scan")?;
     let points = large::expected(input, &*reader).context("reading the scan")?;
-    if !large::is_held(args, chosen, points, &*reader)? {
+    if !large::is_held(args, chosen, points, reader.schema(), reader.held())? {
         let scan = large::Scan {
             input,
             output,

@@ -1,14 +1,20 @@
 //! Clouds on standard input, labels on standard output.
 
 use crate::fixtures::{cairn, fails, model, path, repository, room, text, write};
+use cairn::cloud::PointCloud;
 use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
 /// What the program answers to `input`: status, answers, standard error.
 fn serve(weights: &Path, input: &[u8]) -> (Option<i32>, Vec<Vec<u8>>, String) {
+    serve_with(&["--weights", path(weights)], input)
+}
+
+fn serve_with(arguments: &[&str], input: &[u8]) -> (Option<i32>, Vec<Vec<u8>>, String) {
     let mut child = Command::new(cairn().get_program())
-        .args(["segment", "-", "--weights", path(weights)])
+        .args(["segment", "-"])
+        .args(arguments)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -114,6 +120,44 @@ fn cut_requests_and_absurd_lengths_end_with_the_reason() {
         2,
     );
     assert!(fault.contains("standard output"), "{fault}");
+}
+
+/// A compressed cloud may be far larger than its request.
+#[cfg(feature = "laz")]
+#[test]
+fn a_cloud_that_needs_more_than_the_memory_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let weights = folder.path().join("m.safetensors");
+    model(&weights, &["coord"]);
+    let large = folder.path().join("large.laz");
+    write(
+        &large,
+        &PointCloud {
+            coord: vec![[1.0; 3]; 1_000_000],
+            ..Default::default()
+        },
+    );
+    let small = folder.path().join("small.npy");
+    write(&small, &room(300));
+    let [large, small] = [large, small].map(|file| std::fs::read(file).unwrap());
+    assert!(large.len() < 20_000, "{} bytes", large.len());
+    let input = [&large, &small, &large]
+        .map(|cloud| request(cloud))
+        .concat();
+    let arguments = ["--weights", path(&weights), "--memory", "100MiB"];
+    let (status, answers, log) = serve_with(&arguments, &input);
+    assert_eq!((status, answers.len()), (Some(0), 3), "{log}");
+    assert_eq!(answers[1].len(), 1 + 300 * 8);
+    for answer in [&answers[0], &answers[2]] {
+        let refused = "1000000 points need more than 100 MiB";
+        assert!(
+            text(&answer[1..]).contains(refused),
+            "{}",
+            text(&answer[1..])
+        );
+    }
+    let (_, answers, log) = serve_with(&["--weights", path(&weights)], &request(&small));
+    assert_eq!(answers[0][0], 0, "{log}");
 }
 
 /// The client of the documentation runs as it stands.

@@ -34,25 +34,27 @@ pub struct Scan<'a> {
 }
 
 /// The budget that was asked for, or that of the machine.
-fn budget(args: &Args) -> Memory {
+pub fn budget(args: &Args) -> Memory {
     args.memory.unwrap_or_else(Memory::of_machine)
 }
 
-/// True when a scan of about `points` points can be labelled in memory as a whole.
+/// True when a scan of about `points` points with the attributes of `schema` can be labelled in memory as a whole, beside
+/// `held` bytes of its file.
 pub fn is_held(
     args: &Args,
     chosen: &mut Chosen,
     points: u64,
-    reader: &dyn Reader,
-) -> anyhow::Result<bool> {
+    schema: &PointCloud,
+    held: u64,
+) -> Result<bool> {
     let memory = budget(args);
     let any = Needs {
         features: &[],
         classes: ANY_CLASSES,
         per_voxel: ANY_NETWORK,
-        held: reader.held(),
+        held,
     };
-    let holds = |needs: &Needs<'_>| memory.holds(points, reader.schema(), args.tile_voxels, needs);
+    let holds = |needs: &Needs<'_>| memory.holds(points, schema, args.tile_voxels, needs);
     Ok(match (&mut chosen.segmenter, chosen.by_scan) {
         // The network is only measured where it matters: a budget of the user's is kept whatever the network takes.
         (Some(segmenter), false) if args.memory.is_some() || !holds(&any) => {

@@ -1,13 +1,22 @@
-//! Runs the decoder of the crate `laz` so that damaged bytes cannot end the program, but for what [`Source`] says of layers.
+//! Decodes the points of chunks so that damaged bytes cannot end the program.
+//!
+//! Point formats 0 to 5 go through the crate `laz`, on a stack that is watched; the layers of formats 6 to 10 through
+//! [`Layered`].
 
 use std::io::{self, Cursor, Read, Seek, SeekFrom};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::thread;
 
-use laz::record::RecordDecompressor;
+use laz::LazItem;
+use laz::record::{RecordDecompressor, SequentialPointRecordDecompressor};
+
+use super::layered::Layered;
 
 /// A decoder of the points of a chunk.
-pub(super) type Decoder = Box<dyn RecordDecompressor<Source> + Send>;
+pub(super) enum Decoder {
+    Sequential(Box<dyn RecordDecompressor<Source> + Send>),
+    Layered(Box<Layered>),
+}
 
 /// Stack on which points are decoded, bytes. It is only taken as far as it is used.
 const STACK: usize = 64 << 20;
@@ -19,9 +28,6 @@ const DEEP: usize = 16 << 20;
 /// Points may switch between several series of times, and the crate calls itself for each switch: damaged bytes can ask for
 /// any number of them in one point. A switch takes as little as 1/36 000 of a byte, so the depth is looked at whenever a
 /// byte is read; until the next one, the stack grows by less than 10 MiB.
-///
-/// The layers of formats 6 to 10 are in the crate's hands before they are decoded, so there only the size of the stack
-/// helps: a layer of times made for it can still overflow the stack.
 pub(super) struct Source {
     bytes: Cursor<Vec<u8>>,
     /// Where the stack of the decoder starts.
@@ -29,7 +35,7 @@ pub(super) struct Source {
 }
 
 impl Source {
-    pub fn new(bytes: Vec<u8>) -> Source {
+    fn new(bytes: Vec<u8>) -> Source {
         Source {
             bytes: Cursor::new(bytes),
             top: stack(),
@@ -71,8 +77,28 @@ pub(super) fn guarded<T>(run: impl FnOnce() -> io::Result<T>) -> Result<T, Strin
     }
 }
 
+impl Decoder {
+    /// Decodes a whole chunk of points that were compressed one after the other.
+    pub fn sequential(items: &Vec<LazItem>, chunk: Vec<u8>) -> Result<Decoder, String> {
+        let mut decoder = SequentialPointRecordDecompressor::new(Source::new(chunk));
+        (decoder.set_fields_from(items)).map_err(|e| e.to_string())?;
+        Ok(Decoder::Sequential(Box::new(decoder)))
+    }
+
+    /// Decodes whole records of `record` bytes. The outer error is the machine's, the inner one that of damaged bytes.
+    pub fn read(&mut self, rows: &mut [u8], record: usize) -> io::Result<Result<(), String>> {
+        match self {
+            Decoder::Sequential(decoder) => on_a_stack(decoder.as_mut(), rows),
+            Decoder::Layered(decoder) => Ok(decoder.read(rows, record).map_err(String::from)),
+        }
+    }
+}
+
 /// Decodes points on a stack of their own.
-pub(super) fn decode(decoder: &mut Decoder, rows: &mut [u8]) -> io::Result<Result<(), String>> {
+fn on_a_stack(
+    decoder: &mut (dyn RecordDecompressor<Source> + Send),
+    rows: &mut [u8],
+) -> io::Result<Result<(), String>> {
     thread::scope(|scope| {
         let thread = thread::Builder::new().name("laz".into()).stack_size(STACK);
         let done = thread.spawn_scoped(scope, || {

@@ -1,4 +1,4 @@
-//! The compressed point data of LAZ, through the crate `laz`.
+//! The compressed point data of LAZ, through the crate `laz` but for the layers of point formats 6 to 10.
 //!
 //! | bytes | holds |
 //! |---|---|
@@ -6,22 +6,22 @@
 //! | … | chunks: the first record as it is, then coded differences; formats 6 to 10 put each field into a layer |
 //! | 8 + … | chunk table: version u32, count u32, coded sizes |
 //!
-//! The crate trusts what it reads: a layer size of 4 GB is allocated before a byte is missing, and counts index tables.
-//! So the chunk table and the layer sizes of each chunk are checked here first, against the bytes that are there, and
-//! the crate only ever sees one whole chunk in memory.
+//! The crate trusts what it reads: it allocates what counts and sizes ask for before a byte is missing. So the chunk table
+//! is checked here first, against the bytes that are there, and the crate only ever sees one whole chunk in memory. It does
+//! not decode layers here at all; `layered` says why.
 
 use std::io::Cursor;
 
 use laz::laszip::{ChunkTable, CompressorType};
-use laz::record::{LayeredPointRecordDecompressor, SequentialPointRecordDecompressor};
-use laz::{LasZipCompressor, LazItem, LazItemRecordBuilder, LazItemType, LazVlr, LazVlrBuilder};
+use laz::{LasZipCompressor, LazItem, LazItemRecordBuilder, LazVlr, LazVlrBuilder};
 
 use crate::io::atomic::Atomic;
 use crate::io::input::{Input, read_le};
 use crate::{Error, Result};
 
-use super::decode::{Decoder, Source, decode, guarded};
+use super::decode::{Decoder, guarded};
 use super::header::{Header, Vlr};
+use super::layered::Layered;
 use super::layout;
 use super::reader::Body;
 
@@ -193,16 +193,6 @@ fn read_table(input: &mut Input, header: &Header, plan: &Plan) -> Result<Vec<Spa
     Ok(spans)
 }
 
-/// Number of layers that an item is split into.
-fn layers(item: &LazItem) -> usize {
-    match item.item_type() {
-        LazItemType::Point14 => 9,
-        LazItemType::RGBNIR14 => 2,
-        LazItemType::Byte14(count) => count as usize,
-        _ => 1,
-    }
-}
-
 impl Compressed {
     pub fn open(input: &mut Input, header: &Header, vlrs: &[Vlr]) -> Result<Self> {
         let plan = read_plan(input, header, vlrs)?;
@@ -236,41 +226,13 @@ impl Compressed {
             .expect("the spans hold all points of the header");
         input.seek(span.start)?;
         let bytes = input.bytes(span.bytes, "compressed points")?;
-        let layered = matches!(self.items[0].version(), 3 | 4);
-        if layered {
-            self.check_layers(input, span, &bytes)?;
-        }
-        let source = Source::new(bytes);
-        let mut decoder: Decoder = if layered {
-            Box::new(LayeredPointRecordDecompressor::new(source))
-        } else {
-            Box::new(SequentialPointRecordDecompressor::new(source))
+        let decoder = match self.items[0].version() {
+            3 | 4 => Layered::open(&self.items, &bytes).map(|l| Decoder::Layered(Box::new(l))),
+            _ => Decoder::sequential(&self.items, bytes),
         };
-        (decoder.set_fields_from(&self.items))
-            .map_err(|e| input.malformed("LASzip record", e.to_string()))?;
-        self.decoder = Some(decoder);
-        self.left = span.points;
-        Ok(())
-    }
-
-    /// Layer sizes must lie inside the chunk before the crate allocates by them.
-    fn check_layers(&self, input: &Input, span: Span, bytes: &[u8]) -> Result<()> {
         let place = || format!("chunk at byte {}, point {}", span.start, self.done);
-        let count: usize = self.items.iter().map(layers).sum();
-        let head = self.record_len + 4 + 4 * count;
-        if bytes.len() < head {
-            return Err(input.malformed(place(), "too short for its layer sizes"));
-        }
-        let sizes: u64 = bytes[self.record_len + 4..head]
-            .chunks_exact(4)
-            .map(|b| u64::from(read_le!(b, 0, u32)))
-            .sum();
-        if sizes > (bytes.len() - head) as u64 {
-            return Err(input.malformed(
-                place(),
-                format!("layers of {sizes} bytes in a chunk of {}", bytes.len()),
-            ));
-        }
+        self.decoder = Some(decoder.map_err(|text| input.malformed(place(), text))?);
+        self.left = span.points;
         Ok(())
     }
 }
@@ -287,8 +249,10 @@ impl Body for Compressed {
             out.resize(start + some as usize * self.record_len, 0);
             let decoder = self.decoder.as_mut().expect("opened above");
             let rows = &mut out[start..];
-            (decode(decoder, rows).map_err(|e| input.io(e))?)
-                .map_err(|text| input.malformed(format!("chunk with point {}", self.done), text))?;
+            (decoder
+                .read(rows, self.record_len)
+                .map_err(|e| input.io(e))?)
+            .map_err(|text| input.malformed(format!("chunk with point {}", self.done), text))?;
             self.left -= some;
             self.done += some;
             wanted -= some;

@@ -8,7 +8,7 @@
 //! |---|---|
 //! | public header, variable-length records, what follows the points | `header.rs` |
 //! | fields of the point formats, described extra bytes | `layout.rs` |
-//! | compressed points, their decoder | `laz.rs`, `decode.rs` |
+//! | compressed points, their decoders | `laz.rs`, `decode.rs`, `layered/` |
 //! | reading, writing | `reader.rs`, `writer.rs` |
 //! | records made from those of a LAS file, from attributes | `kept.rs`, `fresh.rs` |
 
@@ -17,6 +17,8 @@ mod decode;
 mod fresh;
 mod header;
 mod kept;
+#[cfg(feature = "laz")]
+mod layered;
 mod layout;
 #[cfg(feature = "laz")]
 mod laz;
