@@ -8,10 +8,30 @@ so that timings compare the networks and not the search.
 N points, K neighbours, C channels, G groups of I = C / G channels. `offset` holds the last row + 1 of every cloud.
 """
 
+import functools
+import time
+
 import numpy as np
 import torch
 from scipy.spatial import cKDTree
 from torch import nn
+
+
+spent = 0.0  # seconds in functions of coordinates alone, so far
+
+
+def geometry(function):
+    """Adds the time of a function to `spent`."""
+
+    @functools.wraps(function)
+    def timed(*args):
+        global spent
+        start = time.perf_counter()
+        result = function(*args)
+        spent += time.perf_counter() - start
+        return result
+
+    return timed
 
 
 def starts(offset):
@@ -24,6 +44,7 @@ def clouds(offset):
     return list(zip(starts(offset), offset.tolist()))
 
 
+@geometry
 def neighbours(k, coord, offset, query, query_offset):
     """Rows of the k nearest points of `coord` for every row of `query`, within its cloud: [M, k], -1 where there are
     fewer than k; and the distances, 1e5 there."""
@@ -34,7 +55,7 @@ def neighbours(k, coord, offset, query, query_offset):
         if a == b or qa == qb:
             continue
         found = min(k, b - a)
-        d, i = cKDTree(points[a:b]).query(asked[qa:qb], k=range(1, found + 1), workers=-1)
+        d, i = cKDTree(points[a:b]).query(asked[qa:qb], k=range(1, found + 1), workers=torch.get_num_threads())
         index[qa:qb, :found] = i + a
         distance[qa:qb, :found] = d
     return torch.from_numpy(index), torch.from_numpy(distance)
@@ -146,6 +167,7 @@ class BlockSequence(nn.Module):
         return x
 
 
+@geometry
 def grid_cluster(coord, offset, size):
     """Number of the occupied grid cell of every point; cells ordered by cloud, z, y, x."""
     batch = torch.repeat_interleave(torch.arange(len(offset)), torch.tensor([b - a for a, b in clouds(offset)]))

@@ -4,51 +4,77 @@
     python stratified.py s3dis FOLDER           the S3DIS network (8 022 970 parameters) as a seeded checkpoint in the
                                                 official layout, with inputs and the logits it has to give
     python stratified.py compare WANT GOT       two files of logits, as `cairn forward` writes them
-    python stratified.py time POINTS [train]    seconds and memory of one pass
 
 Written from a description of the published network (Lai et al. 2022, arXiv 2203.14508, and the layer names of its
-checkpoints). Keys are pair lists, as there; neighbours come from a k-d tree, and pairs are worked on some at a time.
+checkpoints). Keys are pair lists, as there. What the official code leaves to CUDA extensions is done here as fast as
+PyTorch's own operations on a CPU allow: neighbours from a k-d tree; the sums over pairs by `embedding_bag`, which adds
+rows up without writing out one per pair; a backward pass of attention that keeps one number per pair and head, as
+theirs. Samples come from fpsample where `EXACT` is off: that is for timing, as it chooses other points where rounding
+decides.
 
-N points, C channels, H heads of d = C / H channels, M pairs. `offset` holds the last row + 1 of every cloud.
+N points, C channels, H heads of d = C / H channels, M pairs, L rows of each of the three parts (x, y, z) of a table.
+`offset` holds the last row + 1 of every cloud.
 """
 
 import json
-import resource
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
+from scipy.sparse import coo_array
 from scipy.spatial import cKDTree
 from torch import nn
+from torch.nn.functional import embedding_bag
 
-from ptv2 import clouds, neighbours, room
+from ptv2 import clouds, geometry, neighbours, room
 
-PAIRS = 1 << 17  # pairs that are worked on at once
+EXACT = True  # sample exactly, slowly; otherwise with fpsample
+PART = 3 << 18  # numbers in the largest tensor of a part of the pairs
 
 
+def sample_exactly(points, count):
+    nearest, at, rows = np.full(len(points), 1e10, np.float32), 0, []
+    for _ in range(count):
+        rows.append(at)
+        nearest = np.minimum(nearest, ((points - points[at]) ** 2).sum(1))
+        at = int(nearest.argmax())
+    return np.array(rows)
+
+
+def sample_fast(points, count):
+    from fpsample import bucket_fps_kdline_sampling
+
+    height = max(len(points).bit_length() - 10, 1)  # the best of all, or nearly, for 150 to 40 000 points of a room
+    return bucket_fps_kdline_sampling(points, count, h=height, start_idx=0).astype(np.int64)
+
+
+@geometry
 def furthest_points(coord, offset, counts):
     """Rows of counts[b] points of every cloud, each the furthest from those before it, the first one first."""
-    points, rows = coord.numpy(), []
-    for (a, b), count in zip(clouds(offset), counts):
-        own, nearest, at = points[a:b], np.full(b - a, 1e10, np.float32), 0
-        for _ in range(count):
-            rows.append(a + at)
-            nearest = np.minimum(nearest, ((own - own[at]) ** 2).sum(1))
-            at = int(nearest.argmax())
-    return torch.tensor(rows)
+    sample = sample_exactly if EXACT else sample_fast
+    points = coord.numpy()
+    rows = [a + sample(points[a:b], count) for (a, b), count in zip(clouds(offset), counts)]
+    return torch.from_numpy(np.concatenate(rows))
 
 
+@geometry
 def ball(coord, offset, radius, most):
     """[N, most]: the first neighbours within the radius in row order, -1 where there are fewer."""
     index = np.full((len(coord), most), -1, np.int64)
     for a, b in clouds(offset):
-        own = coord[a:b].numpy()
-        for i, rows in enumerate(cKDTree(own).query_ball_point(own, radius, return_sorted=True)):
-            index[a + i, : len(rows[:most])] = np.array(rows[:most]) + a
+        i, j = cKDTree(coord[a:b].numpy()).query_pairs(radius, output_type="ndarray").T
+        own = np.arange(b - a)
+        rows, columns = np.concatenate([own, i, j]), np.concatenate([own, j, i])
+        table = coo_array((np.ones(len(rows), bool), (rows, columns)), (b - a, b - a)).tocsr()
+        table.sort_indices()
+        counts = np.diff(table.indptr)
+        rows = np.repeat(own, counts)
+        place = np.arange(len(rows)) - np.repeat(table.indptr[:-1], counts)
+        kept = place < most
+        index[a + rows[kept], place[kept]] = a + table.indices[kept]
     return torch.from_numpy(index)
 
 
@@ -67,7 +93,8 @@ def expand(queries, order, first, counts):
 
 
 def pairs(coord, offset, window, sampled, shifted):
-    """Queries and keys: all points of the small window, and sampled ones of the large window in other small ones."""
+    """Queries, ascending, and keys: all points of the small window, and sampled ones of the large window in other small
+    ones."""
     x, low = coord.numpy(), coord.numpy().min(0)
     cloud = np.repeat(np.arange(len(offset)), [b - a for a, b in clouds(offset)])
 
@@ -87,9 +114,42 @@ def pairs(coord, offset, window, sampled, shifted):
     counts = np.searchsorted(large[kept], large, "right") - first
     query, key = expand(rows, kept, first, counts)
     other = small[query] != small[key]
-    query, key = np.concatenate([dense[0], query[other]]), np.concatenate([dense[1], key[other]])
-    order = np.argsort(query, kind="stable")
-    return torch.from_numpy(query[order]), torch.from_numpy(key[order])
+    query, key = query[other], key[other]
+    before = np.searchsorted(query, rows), np.cumsum(np.bincount(dense[0]))  # of the sampled ones, of the dense ones
+    places = np.arange(len(dense[0])) + before[0][dense[0]], np.arange(len(query)) + before[1][query]
+    merged = np.empty((2, len(dense[0]) + len(query)), np.int64)
+    merged[:, places[0]], merged[:, places[1]] = dense, (query, key)
+    return torch.from_numpy(merged[0]), torch.from_numpy(merged[1])
+
+
+def turned(rows, count):
+    """For every number below `count`, the places in `rows.flatten()` where it stands; and where these begin."""
+    places = np.arange(rows.numel(), dtype=np.int32)
+    table = coo_array((places, (rows.flatten().numpy(), places)), (count, len(places))).tocsr()
+    return torch.from_numpy(table.data), torch.from_numpy(table.indptr.astype(np.int32))
+
+
+class Pairs:
+    """Who attends to whom, and with which rows of the tables."""
+
+    @geometry
+    def __init__(self, coord, offset, window, step, sampled, shifted, training):
+        query, key = pairs(coord, offset, window, sampled, shifted)
+        self.points, self.parts = len(coord), 2 * int((2 * window + 1e-4) / step)  # N, L
+        r = coord[query] - coord[key]
+        r = torch.round(r * 100000) / 100000
+        bins = (((r + 2 * window) - 0.0001) / step).trunc().clamp_min(0).int()
+        self.query, self.counts = query.int(), torch.bincount(query, minlength=len(coord))
+        # Rows of [a value per point; a table], which every pair adds up: its key's, and three of the table: [M, 4].
+        first = len(coord) + self.parts * torch.arange(3, dtype=torch.int32)
+        self.rows = torch.cat([key.int().unsqueeze(1), bins + first], 1)
+        self.starts = torch.cat([torch.zeros(1, dtype=torch.int32), self.counts.cumsum(0)[:-1].int()])
+        if training:  # lists of pairs by row, for backward: those of keys, then those of rows of the table
+            places, self.begins = turned(self.rows, len(coord) + 3 * self.parts)
+            self.pair, self.cut = places // 4, int(self.begins[len(coord)])
+            self.query_of = self.query.index_select(0, self.pair)
+            self.bins_of_key = self.rows[:, 1:].index_select(0, self.pair[: self.cut]) - len(coord)
+            self.key_of_bin = self.rows[:, 0].index_select(0, self.pair[self.cut :])
 
 
 class KPConv(nn.Module):
@@ -103,7 +163,7 @@ class KPConv(nn.Module):
     def forward(self, x, coord, index):
         there = (index >= 0).unsqueeze(-1)
         rows = index.clamp_min(0)
-        offset = coord[rows] - coord.unsqueeze(1)  # [N, K, 3]
+        offset = (coord[rows] - coord.unsqueeze(1)).to(x.dtype)  # [N, K, 3]
         distance = (offset.unsqueeze(2) - self.K_points).square().sum(-1).sqrt()  # [N, K, 15]
         h = (1 - distance / self.influence).clamp_min(0) * there
         sums = h.transpose(1, 2) @ (x[rows] * there)  # [N, 15, I]
@@ -143,10 +203,88 @@ class ResidualBlock(nn.Module):
         return self.unary_2(self.kpconv(self.unary_1(x), coord, index)) + x
 
 
+def added(table, rows):
+    """[m, C]: the sums of the rows of `table` that each row of `rows` names."""
+    if torch.compiler.is_compiling():  # writes one loop for all of `dots`
+        return sum(table[rows[:, i]] for i in range(rows.shape[1]))
+    return embedding_bag(rows, table, mode="sum")
+
+
+def dots(a, left, b, right, query, rows, points, heads):
+    """[m, H]: a[query] · (sum of rows of `left`), and b[key] · (sum of rows of the table `right`), if there is one."""
+    x = a.index_select(0, query) * added(left, rows)
+    if right is not None:
+        x = x + b.index_select(0, rows[:, 0]) * added(right, rows[:, 1:] - points)
+    if torch.compiler.is_compiling():
+        return x.unflatten(1, (heads, -1)).sum(-1)
+    return x @ torch.block_diag(*[x.new_ones(x.shape[1] // heads, 1)] * heads)  # faster than a sum of few numbers
+
+
+def scores(a, left, b, right, lists, heads):
+    """`dots` of all pairs, in parts that stay in the cache: [M, H]."""
+    size = max(PART // a.shape[1], 1)
+    y = a.new_empty(len(lists.query), heads)
+    for i in range(0, len(y), size):
+        own = slice(i, i + size)
+        y[own] = dots(a, left, b, right, lists.query[own], lists.rows[own], lists.points, heads)
+    return y
+
+
+def bags(tables, rows, starts, weights, pair=None):
+    """[B, C]: for each head, weighted sums of the rows of its table (H tables [R, d], weights [H, M]). Each weight, or
+    each that `pair` names, is that of as many rows as there are for it."""
+    rows, each = rows.flatten(), rows[0].numel()
+
+    def bag(table, weight):
+        if pair is not None:
+            weight = weight.index_select(0, pair)
+        weight = weight.unsqueeze(1).expand(-1, each).reshape(-1)
+        return embedding_bag(rows, table, starts * each, mode="sum", per_sample_weights=weight)
+
+    return torch.cat([bag(t, w) for t, w in zip(tables, weights)], 1)
+
+
+def by_head(x, heads):
+    """[H, R, d] of [R, C]."""
+    return x.unflatten(1, (heads, -1)).transpose(0, 1).contiguous()
+
+
+class Attend(torch.autograd.Function):
+    """Softmax over the keys of (query · (key + Tq) + key · Tk), weighing (value + Tv), Tx being the sum of three rows of
+    a table: q, k, v [N, C], tables [3L, C], heads. Backward works out everything but the weights again."""
+
+    @staticmethod
+    def forward(ctx, q, k, v, tq, tk, tv, lists, heads):
+        score = scores(q, torch.cat([k, tq]), k, tk, lists, heads)
+        most = torch.segment_reduce(score, "max", lengths=lists.counts, axis=0)
+        p = (score - most.index_select(0, lists.query)).exp_()
+        total = torch.segment_reduce(p, "sum", lengths=lists.counts, axis=0)
+        p = (p / total.index_select(0, lists.query)).T.contiguous()  # [H, M]
+        ctx.save_for_backward(q, k, v, tq, tk, tv, p)
+        ctx.lists, ctx.heads = lists, heads
+        return bags(by_head(torch.cat([v, tv]), heads), lists.rows, lists.starts, p)
+
+    @staticmethod
+    def backward(ctx, d_y):
+        q, k, v, tq, tk, tv, p = ctx.saved_tensors
+        lists, heads, d_y = ctx.lists, ctx.heads, d_y.contiguous()
+        d_p = scores(d_y, torch.cat([v, tv]), None, None, lists, heads)
+        weighted = torch.segment_reduce(d_p * p.T, "sum", lengths=lists.counts, axis=0)
+        d_score = p * d_p.sub_(weighted.index_select(0, lists.query)).T
+        d_q = bags(by_head(torch.cat([k, tq]), heads), lists.rows, lists.starts, d_score)
+        # What a row of [values; table] gave to pairs comes back from all of these.
+        n, cut, begins = lists.points, lists.cut, lists.begins
+        d_vt = bags(by_head(d_y, heads), lists.query_of, begins[:-1], p, lists.pair)
+        d_kt = bags(by_head(q, heads), lists.query_of, begins[:-1], d_score, lists.pair)
+        d_k = bags(by_head(tk, heads), lists.bins_of_key, begins[:n], d_score, lists.pair[:cut])
+        d_tk = bags(by_head(k, heads), lists.key_of_bin, begins[n:-1] - cut, d_score, lists.pair[cut:])
+        return d_q, d_kt[:n] + d_k, d_vt[:n], d_kt[n:], d_tk, d_vt[n:], None, None
+
+
 class Attention(nn.Module):
     def __init__(self, channels, heads, window, step):
         super().__init__()
-        self.heads, self.window, self.step = heads, window, step
+        self.heads = heads
         rows = 2 * int((2 * window + 1e-4) / step)
         for name in ("query", "key", "value"):
             table = nn.Parameter(torch.empty(rows, heads, channels // heads, 3))
@@ -154,37 +292,12 @@ class Attention(nn.Module):
             setattr(self, f"relative_pos_{name}_table", table)
         self.qkv, self.proj = nn.Linear(channels, 3 * channels), nn.Linear(channels, channels)
 
-    def part(self, q, k, v, coord, query, key):
-        """Exponentials of the scores, and what they weigh, of some pairs: [m, H], [m, H, d]."""
-        r = coord[query] - coord[key]
-        r = torch.round(r * 100000) / 100000
-        bins = (((r + 2 * self.window) - 0.0001) / self.step).trunc().clamp_min(0).long()
-
-        def rows(table):
-            return table[bins[:, 0], ..., 0] + table[bins[:, 1], ..., 1] + table[bins[:, 2], ..., 2]
-
-        a, b = q[query], k[key]
-        score = (a * (b + rows(self.relative_pos_query_table)) + b * rows(self.relative_pos_key_table)).sum(-1)
-        return score, v[key] + rows(self.relative_pos_value_table)
-
-    def forward(self, x, coord, query, key):
-        q, k, v = self.qkv(x).unflatten(1, (3, self.heads, -1)).unbind(1)
-        q = q * q.shape[-1] ** -0.5
-        total, y = x.new_zeros(len(x), self.heads), torch.zeros_like(v)
-        starts = np.searchsorted(query.numpy(), np.arange(len(x) + 1))
-        first = 0
-        while first < len(x):  # whole queries, about PAIRS pairs at once
-            end = max(int(np.searchsorted(starts, starts[first] + PAIRS, "right")) - 1, first + 1)
-            own = slice(int(starts[first]), int(starts[end]))
-            score, value = self.part(q, k, v, coord, query[own], key[own])
-            at = query[own]
-            most = score.new_full((len(x), self.heads), -torch.inf)
-            most = most.scatter_reduce(0, at.unsqueeze(1).expand_as(score), score.detach(), "amax")
-            p = (score - most[at]).exp()
-            total = total.index_add(0, at, p)
-            y = y.index_add(0, at, p.unsqueeze(-1) * value)
-            first = end
-        return self.proj((y / total.unsqueeze(-1)).flatten(1))
+    def forward(self, x, lists):
+        q, k, v = (t.contiguous() for t in self.qkv(x).chunk(3, 1))
+        names = ("query", "key", "value")
+        tables = [getattr(self, f"relative_pos_{name}_table").permute(3, 0, 1, 2).flatten(2).flatten(0, 1) for name in names]
+        q = q * (q.shape[1] // self.heads) ** -0.5
+        return self.proj(Attend.apply(q, k, v, *tables, lists, self.heads))
 
 
 class Perceptron(nn.Module):
@@ -197,14 +310,20 @@ class Perceptron(nn.Module):
 
 
 class Block(nn.Module):
-    def __init__(self, channels, heads, window, step):
+    def __init__(self, channels, heads, window, step, drop):
         super().__init__()
+        self.drop = drop
         self.norm1, self.norm2 = nn.LayerNorm(channels), nn.LayerNorm(channels)
         self.attn, self.mlp = Attention(channels, heads, window, step), Perceptron(channels)
 
-    def forward(self, x, coord, query, key):
-        x = x + self.attn(self.norm1(x), coord, query, key)
-        return x + self.mlp(self.norm2(x))
+    def kept(self, x):
+        if not self.training or self.drop == 0:
+            return x
+        return x * ((torch.rand(len(x), 1) >= self.drop) / (1 - self.drop))
+
+    def forward(self, x, lists):
+        x = x + self.kept(self.attn(self.norm1(x), lists))
+        return x + self.kept(self.mlp(self.norm2(x)))
 
 
 class TransitionDown(nn.Module):
@@ -227,18 +346,19 @@ class TransitionDown(nn.Module):
 
 
 class Stage(nn.Module):
-    def __init__(self, depth, channels, heads, window, step, scale, down):
+    def __init__(self, channels, heads, window, step, scale, drops, down):
         super().__init__()
-        self.window, self.scale = window, scale
-        self.blocks = nn.ModuleList(Block(channels, heads, window, step) for _ in range(depth))
+        self.window, self.step, self.scale = window, step, scale
+        self.blocks = nn.ModuleList(Block(channels, heads, window, step, drop) for drop in drops)
         self.downsample = down
 
     def forward(self, x, coord, offset):
         counts = [(b - a) // self.scale + 1 for a, b in clouds(offset)]
         sampled = furthest_points(coord, offset, counts)
-        lists = [pairs(coord, offset, self.window, sampled, shifted) for shifted in (False, True)]
+        where = coord, offset, self.window, self.step, sampled
+        lists = [Pairs(*where, shifted, self.training) for shifted in (False, True)[: len(self.blocks)]]
         for i, block in enumerate(self.blocks):
-            x = block(x, coord, *lists[i % 2])
+            x = block(x, lists[i % 2])
         return x, self.downsample(x, coord, offset) if self.downsample else None
 
 
@@ -252,7 +372,7 @@ class Upsample(nn.Module):
         index, distance = neighbours(3, coord, offset, skip_coord, skip_offset)
         for (a, b), (first, _) in zip(clouds(skip_offset), clouds(offset)):
             index[a:b][index[a:b] < 0] = first  # far away, but there
-        weight = 1 / (distance + 1e-8)
+        weight = 1 / (distance.to(x.dtype) + 1e-8)
         weight = weight / weight.sum(1, keepdim=True)
         return self.linear1(skip) + (self.linear2(x)[index] * weight.unsqueeze(-1)).sum(1)
 
@@ -272,9 +392,10 @@ class StratifiedTransformer(nn.Module):
             self.downsample, start = TransitionDown(c[0], c[1], ratio, k), 1
         self.stem_layer = nn.ModuleList(stem)
         self.layers = nn.ModuleList()
+        drops = torch.linspace(0, config.get("drop_path_rate", 0.0), sum(depths)).split(depths)
         for i in range(start, last + 1):
             down = TransitionDown(c[i], c[i + 1], ratio, k) if i < last else None
-            self.layers.append(Stage(depths[i], c[i], heads[i], windows[i], steps[i], scale, down))
+            self.layers.append(Stage(c[i], heads[i], windows[i], steps[i], scale, drops[i].tolist(), down))
         self.upsamples = nn.ModuleList(Upsample(c[last - j], c[last - j - 1]) for j in range(last))
         head = [nn.Linear(c[0], c[0]), nn.BatchNorm1d(c[0]), nn.ReLU(), nn.Linear(c[0], config["num_classes"])]
         self.classifier = nn.Sequential(*head)
@@ -316,6 +437,7 @@ S3DIS = dict(
     prev_grid_size=0.04,
     ball_radius=0.1,
     max_num_neighbors=34,
+    drop_path_rate=0.3,
 )
 
 
@@ -388,20 +510,6 @@ def compare(want, got):
     sys.exit(error > 1e-5)
 
 
-def clock(points, train):
-    model, batch = seeded(), batch_of([points])
-    base = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    model.train(train)
-    start = time.perf_counter()
-    with torch.set_grad_enabled(train):
-        logits = model(*batch)
-    if train:
-        logits.square().mean().backward()
-    seconds, peak = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    kind = "training step" if train else "forward"
-    print(f"{len(batch[0])} points, {kind}: {seconds:.2f} s, {peak:.2f} GiB (before: {base:.2f})")
-
-
 if __name__ == "__main__":
     match sys.argv[1:]:
         case ["check", *rest]:
@@ -411,7 +519,5 @@ if __name__ == "__main__":
             s3dis(Path(folder))
         case ["compare", want, got]:
             compare(want, got)
-        case ["time", points, *kind]:
-            clock(int(points), kind == ["train"])
         case _:
             sys.exit(__doc__)
