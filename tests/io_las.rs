@@ -1,5 +1,8 @@
 //! LAS and LAZ: every sample against las-rs, and writing with every bit kept.
 
+#[path = "io_las/written.rs"]
+mod written;
+
 use std::path::{Path, PathBuf};
 
 use cairn::io;
@@ -263,6 +266,7 @@ fn class_codes_that_the_point_format_cannot_hold_are_refused() {
     // The same is known before any work is done.
     assert!(io::check_output(&output, &scan, &[2, 32]).is_err());
     assert!(io::check_output(&output, &scan, &[-1, 2, 31]).is_ok());
+    assert!(io::check_output(&output, &scan, &[2, -5]).is_err());
     assert_eq!(std::fs::read(&output).unwrap(), b"old");
 }
 

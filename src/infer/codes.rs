@@ -96,6 +96,11 @@ impl LabelMap {
         Ok(map)
     }
 
+    /// The code of points without a class, if the map names one.
+    pub fn none(&self) -> Option<i32> {
+        self.none
+    }
+
     fn read(path: &Path) -> Result<LabelMap> {
         let text = std::fs::read_to_string(path).map_err(|e| Error::io(path, e))?;
         LabelMap::from_toml(&text, path)

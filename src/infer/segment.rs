@@ -81,7 +81,8 @@ pub fn segment(
     let sample = if rows.len() == cloud.len() {
         Sample::new(cloud, &input.features)?
     } else {
-        Sample::new(&cloud.select(&rows), &input.features)?
+        let number = |row: usize| u64::from(rows[row]);
+        Sample::of_rows(&cloud.select(&rows), &input.features, &number)?
     };
     let tiles = tiles::cut(
         &sample.coord,

@@ -33,7 +33,8 @@ impl LabelNames {
         let label = schema.attribute(LABEL);
         // In LAS files the class field is what holds the labels. Text does not tell whole numbers from others.
         let has_labels = label.is_some() || schema.attribute("classification").is_some();
-        let earlier = ["confidence", "label_confidence"]
+        // With both, the first is the scan's own.
+        let earlier = ["label_confidence", "confidence"]
             .into_iter()
             .find(|name| has_labels && schema.attribute(name).is_some_and(is_float));
         let has_own = is_labelled && label.is_some() && earlier.is_none();
@@ -92,6 +93,15 @@ mod tests {
             (
                 vec![("label", int()), ("confidence", byte())],
                 true,
+                "label_confidence",
+            ),
+            (
+                vec![
+                    ("confidence", float()),
+                    ("label", int()),
+                    ("label_confidence", float()),
+                ],
+                false,
                 "label_confidence",
             ),
             (

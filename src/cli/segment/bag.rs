@@ -109,7 +109,7 @@ impl Chosen {
             let points = scan.cloud.len();
             let none = match &self.segmenter {
                 Some(segmenter) => map.resolve(segmenter)?.none,
-                None => 0,
+                None => map.none().unwrap_or(0),
             };
             return Ok(crate::io::Labels {
                 code: vec![none; points],

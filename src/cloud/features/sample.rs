@@ -40,13 +40,25 @@ impl Sample {
     /// # Errors
     /// A coordinate or attribute value that is not finite, or an attribute that the scan does not have.
     pub fn new(cloud: &PointCloud, features: &[Feature]) -> Result<Sample> {
+        Sample::of_rows(cloud, features, &|row| row as u64)
+    }
+
+    /// [`Sample::new`] of points that have other numbers in their scan.
+    ///
+    /// # Errors
+    /// As [`Sample::new`].
+    pub fn of_rows(
+        cloud: &PointCloud,
+        features: &[Feature],
+        number: &dyn Fn(usize) -> u64,
+    ) -> Result<Sample> {
         if let Some(row) = cloud
             .coord
             .iter()
             .position(|p| !p.iter().all(|x| x.is_finite()))
         {
             return Err(Error::argument(
-                format!("point {row}"),
+                format!("point {}", number(row)),
                 "its coordinates are not finite; remove such points first",
             ));
         }
@@ -55,7 +67,7 @@ impl Sample {
         let whole = Whole {
             origin: [(low[0] + high[0]) / 2.0, (low[1] + high[1]) / 2.0, low[2]],
             largest_color: has_color.then(|| cloud.largest_color()).flatten(),
-            number: &|row| row as u64,
+            number,
         };
         let mut sample = Sample::part(cloud, features, &whole)?;
         sample.set_heights(features, height);

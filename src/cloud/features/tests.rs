@@ -75,6 +75,9 @@ fn values_that_are_not_finite_are_rejected() {
         .unwrap();
     let error = Sample::new(&cloud, &[Feature::new("echo")]).unwrap_err();
     assert!(error.to_string().contains("point 1"), "{error}");
+    let error = Sample::of_rows(&cloud, &[Feature::new("echo")], &|row| 70 + row as u64);
+    let error = error.unwrap_err();
+    assert!(error.to_string().contains("point 71"), "{error}");
     cloud.coord[2][1] = f64::INFINITY;
     let error = Sample::new(&cloud, &[]).unwrap_err();
     assert!(error.to_string().contains("point 2"), "{error}");

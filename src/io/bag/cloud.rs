@@ -14,6 +14,7 @@
 //! little-endian and does neither. Lists and strings start with their length, u32.
 
 use crate::cloud::{Attribute, Column, Endian, Kind, PointCloud};
+use crate::io::labels::{LABEL, LabelNames};
 
 type Parsed<T> = std::result::Result<T, String>;
 
@@ -280,10 +281,23 @@ impl Message {
         })
     }
 
-    /// Adds the fields `label` (i32) and `confidence` (f32), or fills those that an earlier run added.
+    /// Adds the fields `label` (i32) and `confidence` (f32), or fills those that an earlier run added. Labels and
+    /// confidences that are the scan's own stay under other names, as [`LabelNames`] says.
     pub fn label(&mut self, codes: &[i32], confidences: &[f32]) {
-        let label = self.place("label", INT32);
-        let confidence = self.place("confidence", FLOAT32);
+        let empty = |field: &Field| Attribute {
+            name: field.name.clone(),
+            column: Column::new(kind_of(field.datatype).expect("types were checked on reading")),
+        };
+        let schema = PointCloud {
+            attributes: self.fields.iter().map(empty).collect(),
+            ..PointCloud::default()
+        };
+        let names = LabelNames::new(&schema, true);
+        for field in &mut self.fields {
+            field.name = names.written(&field.name).to_string();
+        }
+        let label = self.place(LABEL, INT32);
+        let confidence = self.place(names.confidence, FLOAT32);
         let big = self.is_bigendian;
         let points = self
             .data

@@ -84,13 +84,33 @@ fn messages_come_back_in_every_encoding_and_keep_all_bytes() {
 }
 
 #[test]
-fn labels_of_another_type_give_up_their_name() {
-    let mut message = message(Encoding::Cdr, Endian::Little, false);
-    message.fields[3].name = "label".into();
-    message.label(&[1, 2, 3, 4], &[0.5; 4]);
-    let cloud = message.cloud().unwrap();
-    assert_eq!(cloud.labels().unwrap().code, [1, 2, 3, 4]);
-    assert_eq!(message.data[12..15], [0, 10, 0xaa]);
+fn labels_and_confidences_of_the_scan_stay_under_other_names() {
+    let named = |name: &str, datatype, count| {
+        let mut message = message(Encoding::Cdr, Endian::Little, false);
+        message.fields[3] = Field {
+            name: name.into(),
+            offset: 8,
+            datatype,
+            count,
+        };
+        message
+    };
+    for (name, datatype, count, stays) in [
+        ("label", 2, 2, "original_label_0"),
+        ("label", 6, 1, "original_label"),
+        ("label", INT32, 1, "original_label"),
+        ("confidence", FLOAT32, 1, "confidence"),
+    ] {
+        let mut message = named(name, datatype, count);
+        let before = message.cloud().unwrap().attributes[0].column.clone();
+        for codes in [[9; 4], [1, 2, 3, 4]] {
+            message.label(&codes, &[0.5; 4]);
+            let cloud = message.cloud().unwrap();
+            assert_eq!(cloud.attribute(stays), Some(&before), "{name} {datatype}");
+            assert_eq!(cloud.labels().unwrap().code, codes.map(i64::from));
+        }
+        assert_eq!(message.point_step, 23, "{name} {datatype}");
+    }
 }
 
 #[test]

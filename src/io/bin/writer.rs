@@ -167,7 +167,8 @@ impl Writer for BinWriter {
     }
 
     fn finish(self: Box<Self>) -> Result<Vec<Warning>> {
-        let mut outputs: Vec<Atomic> = [self.points, self.labels].into_iter().flatten().collect();
+        // The points take their name last: where they are, a scan counts as done.
+        let mut outputs: Vec<Atomic> = [self.labels, self.points].into_iter().flatten().collect();
         // Both are whole on the disk before one of them takes its name: a full disk leaves both as they were.
         for output in &mut outputs {
             check_total(output.path(), self.promised, self.done)?;

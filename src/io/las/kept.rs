@@ -17,8 +17,8 @@ use super::writer::{Frame, put, set_class};
 pub(super) struct Kept {
     format: u8,
     source_len: usize,
-    /// Place of the confidence in the new record.
-    confidence: Option<usize>,
+    /// Place of the confidence in the new record, and its type.
+    confidence: Option<(usize, Kind)>,
 }
 
 impl Kept {
@@ -69,7 +69,7 @@ impl Kept {
 
     fn record_len(&self) -> usize {
         let kept = self.source_len;
-        self.confidence.map_or(kept, |at| kept.max(at + 4))
+        (self.confidence).map_or(kept, |(at, kind)| kept.max(at + kind.size()))
     }
 
     /// Finds or makes the extra-bytes dimension of the confidence, and describes it.
@@ -82,11 +82,23 @@ impl Kept {
     ) {
         let (extras, _) = source.extras();
         let name = LabelNames::new(schema, true).confidence;
-        let plain = |e: &&Extra| e.kind() == Some((Kind::F32, 1)) && e.is_plain();
-        if let Some(old) = extras.iter().filter(plain).find(|e| e.name == name) {
-            self.confidence = Some(old.offset);
+        let old = extras.iter().find(|e| e.name == name);
+        if let Some(old) = old.filter(|e| e.is_plain())
+            && let Some((kind @ (Kind::F32 | Kind::F64), 1)) = old.kind()
+        {
+            self.confidence = Some((old.offset, kind));
             return;
         }
+        // One that is stored in another way stays, and two of one name would contradict each other.
+        let numbered = |n: u32| format!("{name}_{n}");
+        let is_free = |name: &String| extras.iter().all(|e| e.name != *name);
+        let name = &match old {
+            Some(_) => (2..)
+                .map(numbered)
+                .find(is_free)
+                .expect("there are more names than dimensions"),
+            None => name.to_string(),
+        };
         let mut descriptors: Vec<u8> = Vec::new();
         let in_tail = (tail.records.iter()).any(|r| r.user_id == "LASF_Spec" && r.record_id == 4);
         if in_tail {
@@ -102,9 +114,11 @@ impl Kept {
         // Bytes without a description must get one, or the new one would point at them.
         let mut unknown = self.source_len - described;
         while unknown > 0 {
-            let some = unknown.min(255);
-            descriptors.extend(Extra::describe_bytes(some as u8));
-            unknown -= some;
+            // Some readers take bits 3 and 4 of a number of bytes for what they mean beside a type: scale and offset.
+            let some = (1..=unknown.min(255) as u8).rfind(|n| n & 0b11000 == 0);
+            let some = some.expect("one byte has neither bit");
+            descriptors.extend(Extra::describe_bytes(some));
+            unknown -= usize::from(some);
         }
         descriptors.extend(Extra::describe(name, Kind::F32, "probability of the class"));
         let last = vlrs.iter_mut().rfind(|v| {
@@ -117,7 +131,7 @@ impl Kept {
             }
             None => vlrs.push(Vlr::new("LASF_Spec", 4, "extra bytes", descriptors)),
         }
-        self.confidence = Some(self.source_len);
+        self.confidence = Some((self.source_len, Kind::F32));
     }
 
     /// Appends the new form of some records.
@@ -132,10 +146,14 @@ impl Kept {
             let start = out.len();
             out.extend_from_slice(records.row(row));
             out.resize(start + self.record_len(), 0);
-            if let (Some(labels), Some(at)) = (labels, self.confidence) {
+            if let (Some(labels), Some((at, kind))) = (labels, self.confidence) {
                 let record = &mut out[start..];
                 set_class(record, self.format, labels.code[row])?;
-                put(record, at, &labels.confidence[row].to_le_bytes());
+                let confidence = labels.confidence[row];
+                match kind {
+                    Kind::F64 => put(record, at, &f64::from(confidence).to_le_bytes()),
+                    _ => put(record, at, &confidence.to_le_bytes()),
+                }
             }
         }
         Ok(())

@@ -13,7 +13,7 @@
 use std::io::Cursor;
 
 use laz::laszip::{ChunkTable, CompressorType};
-use laz::{LasZipCompressor, LazItem, LazItemRecordBuilder, LazVlr, LazVlrBuilder};
+use laz::{LasZipCompressor, LazItem, LazItemRecordBuilder, LazItemType, LazVlr, LazVlrBuilder};
 
 use crate::io::atomic::Atomic;
 use crate::io::input::{Input, read_le};
@@ -28,6 +28,9 @@ use super::reader::Body;
 /// Points that one compressed byte can stand for at most. Equal points in layers of length zero reach about 700 at the
 /// usual 50 000 points per chunk; more is a lie.
 const DENSEST: u64 = 1024;
+
+/// Where the LASzip record lists the fields of points, bytes.
+const ITEMS: usize = 34;
 
 /// One run of compressed points.
 #[derive(Debug, Clone, Copy)]
@@ -65,9 +68,9 @@ fn read_plan(input: &Input, header: &Header, vlrs: &[Vlr]) -> Result<Plan> {
         .ok_or_else(|| {
             fault("missing, though the header says that the points are compressed".into())
         })?;
-    if vlr.data.len() < 34 {
+    if vlr.data.len() < ITEMS {
         return Err(fault(format!(
-            "{} bytes long; at least 34 are needed",
+            "{} bytes long; at least {ITEMS} are needed",
             vlr.data.len()
         )));
     }
@@ -274,6 +277,13 @@ pub(super) struct Packer {
 pub(super) fn laszip_vlr(format: u8, record_len: usize) -> Vlr {
     let mut data = Vec::new();
     (parameters(format, record_len).write_to(&mut data)).expect("writing to memory cannot fail");
+    // The wave packets of formats 4 and 5 have one version only, of which the crate makes two that are the same; LASzip
+    // itself refuses the second. Items: type, size, version.
+    for item in data[ITEMS..].chunks_exact_mut(6) {
+        if read_le!(item, 0, u16) == u16::from(LazItemType::WavePacket13) {
+            item[4..].copy_from_slice(&1u16.to_le_bytes());
+        }
+    }
     Vlr::new(
         LazVlr::USER_ID,
         LazVlr::RECORD_ID,

@@ -136,7 +136,7 @@ pub(super) fn create(
         labelled: plan.classes.is_some(),
         low: [i32::MAX; 3],
         high: [i32::MIN; 3],
-        by_return: [0; 15],
+        by_return: [0; 16],
     }))
 }
 
@@ -162,16 +162,16 @@ pub(super) fn check(scan: &Scan, codes: &[i32]) -> std::result::Result<(), Strin
     (codes.iter()).try_for_each(|&code| set_class(&mut record, format, code))
 }
 
-/// Sets the class of a record. A negative code stands for a point without a prediction and is stored as 0, which LAS
-/// defines as "never classified".
+/// Sets the class of a record. Code −1 stands for a point without a prediction and is stored as 0, which LAS defines as
+/// "never classified".
 pub(super) fn set_class(
     record: &mut [u8],
     format: u8,
     code: i32,
 ) -> std::result::Result<(), String> {
     let most = if layout::is_long(format) { 255 } else { 31 };
-    let code = code.max(0);
-    if code > most {
+    let code = if code == -1 { 0 } else { code };
+    if !(0..=most).contains(&code) {
         return Err(format!(
             "class code {code} does not fit point format {format}, which holds 0 to {most}; map the classes to smaller \
              codes or write PLY"
@@ -197,7 +197,8 @@ struct LasWriter {
     /// Bounds in grid steps.
     low: [i32; 3],
     high: [i32; 3],
-    by_return: [u64; 15],
+    /// Points by return number.
+    by_return: [u64; 16],
 }
 
 impl LasWriter {
@@ -222,20 +223,19 @@ impl LasWriter {
                 self.low[axis] = self.low[axis].min(step);
                 self.high[axis] = self.high[axis].max(step);
             }
-            let number = usize::from(record[14] & width);
-            self.by_return[number.saturating_sub(1)] += 1;
+            self.by_return[usize::from(record[14] & width)] += 1;
         }
     }
 
     /// Header fields that depend on the points.
     fn complete_header(&mut self) {
+        complete_counts(
+            &mut self.frame.header,
+            self.frame.format,
+            self.done,
+            &self.by_return,
+        );
         let frame = &mut self.frame;
-        if matches!(self.recipe, Recipe::Fresh(_)) {
-            put(&mut frame.header, 247, &self.done.to_le_bytes());
-            for (i, count) in self.by_return.iter().enumerate() {
-                put(&mut frame.header, 255 + 8 * i, &count.to_le_bytes());
-            }
-        }
         if self.done == 0 {
             return;
         }
@@ -257,6 +257,43 @@ impl LasWriter {
                 }
             }
         }
+    }
+}
+
+/// What the header says of how many points there are, all and by return: right as it was, or as it is now.
+///
+/// LAS 1.4 has these numbers twice: bytes 107 to 130 hold those that fit 32 bits and five returns, for older programs, or
+/// zeros.
+fn complete_counts(header: &mut [u8], format: u8, points: u64, by_return: &[u64; 16]) {
+    // Returns are counted from 1; some writers take the number 0 for the first.
+    let first = by_return[0] + by_return[1];
+    let mut returns: [u64; 15] = std::array::from_fn(|i| by_return[i + 1]);
+    let is_long = header[25] >= 4;
+    if is_long {
+        put(header, 247, &points.to_le_bytes());
+        let stored = |i: usize| read_le!(header, 255 + 8 * i, u64);
+        let is_right = (1..15).all(|i| stored(i) == returns[i]);
+        let is_unknown = (0..15).all(|i| stored(i) == 0);
+        if !(is_unknown || is_right && [first, returns[0]].contains(&stored(0))) {
+            returns[0] = first;
+            for (i, count) in returns.iter().enumerate() {
+                put(header, 255 + 8 * i, &count.to_le_bytes());
+            }
+        }
+    }
+    let stored = |i: usize| u64::from(read_le!(header, 107 + 4 * i, u32));
+    let is_empty = is_long && (0..6).all(|i| stored(i) == 0);
+    let is_right = stored(0) == points && (2..6).all(|i| stored(i) == returns[i - 1]);
+    if is_empty || is_right && [first, by_return[1]].contains(&stored(1)) {
+        return;
+    }
+    let numbers = [
+        points, first, returns[1], returns[2], returns[3], returns[4],
+    ];
+    let fits = !is_long || format < 6 && points <= u64::from(u32::MAX);
+    for (i, number) in numbers.into_iter().enumerate() {
+        let number = if fits { number as u32 } else { 0 };
+        put(header, 107 + 4 * i, &number.to_le_bytes());
     }
 }
 

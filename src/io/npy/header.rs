@@ -18,7 +18,8 @@ pub(super) enum Stored {
     Number(Kind, Endian),
     /// A half-precision float.
     Half(Endian),
-    /// Bytes that are kept but hold no number, such as text.
+    /// Bytes that are kept but hold no number that a cloud could use: text, times, complex numbers, and long doubles, which
+    /// are not the same on all machines.
     Opaque,
 }
 
@@ -66,6 +67,11 @@ fn parse_type(descr: &str) -> Parsed<(Stored, usize)> {
             "an array of Python objects; reading it would run code, so it is refused".into(),
         );
     }
+    // Times have a unit: `<M8[ns]`.
+    let size = match code {
+        "M" | "m" => size.split('[').next().unwrap_or(size),
+        _ => size,
+    };
     let size: usize = size.parse().map_err(|_| bad())?;
     let kind = match (code, size) {
         ("b" | "u", 1) => Kind::U8,
@@ -81,6 +87,9 @@ fn parse_type(descr: &str) -> Parsed<(Stored, usize)> {
         ("f", 2) => return Ok((Stored::Half(endian), 2)),
         ("U", n) => return Ok((Stored::Opaque, n.checked_mul(4).ok_or_else(bad)?)),
         ("S" | "V" | "a", n) => return Ok((Stored::Opaque, n)),
+        ("M" | "m", 8) | ("c", 8 | 16 | 24 | 32) | ("f", 12 | 16) => {
+            return Ok((Stored::Opaque, size));
+        }
         _ => return Err(format!("type `{descr}` holds no numbers that can be used")),
     };
     Ok((Stored::Number(kind, endian), size))
@@ -140,7 +149,9 @@ fn parse_field(literal: &Literal) -> Parsed<Field> {
 fn columns_of(descr: &str, columns: u64) -> Parsed<Vec<Field>> {
     let (stored, size) = parse_type(descr)?;
     if stored == Stored::Opaque {
-        return Err(format!("type `{descr}` holds no numbers"));
+        return Err(format!(
+            "type `{descr}` holds no numbers that can be used; save the table as `<f8`"
+        ));
     }
     if !(3..=1 << 16).contains(&columns) {
         return Err(format!(
@@ -319,6 +330,21 @@ mod tests {
             (7, 24, true)
         );
         assert_eq!(layout.fields[2].count, 6);
+    }
+
+    #[test]
+    fn fields_that_hold_no_numbers_are_bytes() {
+        let fields = "[('x', '<f8'), ('t', '<M8[ns]'), ('c', '<c16'), ('q', '<f16'), ('s', '<U2')]";
+        let bytes = header_bytes(fields, false, "(7,)");
+        let layout = parse_layout(std::str::from_utf8(&bytes[10..]).unwrap()).unwrap();
+        assert_eq!(layout.stride, 8 + 8 + 16 + 16 + 8);
+        assert!(
+            layout.fields[1..]
+                .iter()
+                .all(|f| f.stored == Stored::Opaque)
+        );
+        let fault = columns_of("<f16", 3).unwrap_err();
+        assert!(fault.contains("save the table as `<f8`"), "{fault}");
     }
 
     #[test]

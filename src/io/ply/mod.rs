@@ -11,6 +11,7 @@ mod writer;
 
 use crate::Result;
 use crate::cloud::{Attribute, Column, Endian, Kind, PointCloud};
+use std::sync::Arc;
 
 use super::atomic::Atomic;
 use super::input::Input;
@@ -37,8 +38,8 @@ pub struct Source {
     header: Header,
     /// Elements before the points, as stored.
     before: Vec<u8>,
-    /// Elements behind the points, as stored.
-    behind: Vec<u8>,
+    /// Elements behind the points, as stored; a mesh has more of them than of points.
+    behind: Arc<Vec<u8>>,
 }
 
 impl Source {
@@ -380,7 +381,8 @@ impl Reader for PlyReader {
             true => 0,
             false => self.input.remaining().saturating_sub(rows),
         };
-        self.before.len() as u64 + behind
+        // A writer puts what is before the points together with its header.
+        2 * self.before.len() as u64 + behind
     }
 
     fn next_chunk(&mut self, max: usize) -> Result<Option<Chunk>> {
@@ -421,7 +423,7 @@ impl Reader for PlyReader {
         let source = Source {
             header: self.header,
             before: self.before,
-            behind,
+            behind: Arc::new(behind),
         };
         Ok((AnySource::Ply(Box::new(source)), warnings))
     }

@@ -6,6 +6,7 @@ use crate::io::atomic::Atomic;
 use crate::io::labels::{LABEL, LabelNames};
 use crate::io::scan::{Labels, Output, Records, Source as AnySource, Warning, WarningKind, Writer};
 use crate::io::{check_batch, check_total, kept_words};
+use std::sync::Arc;
 
 use super::Source;
 use super::header::{Encoding, Meaning, Property, kind_name};
@@ -19,7 +20,7 @@ enum Recipe {
         replaced: Vec<bool>,
         encoding: Encoding,
         newline: &'static str,
-        behind: Vec<u8>,
+        behind: Arc<Vec<u8>>,
     },
     /// From attributes; false for those that new labels replace.
     Fresh(Vec<bool>),

@@ -105,6 +105,11 @@ impl Start {
                 return Err(input.malformed(format!("line {number}"), "not text"));
             }
             let row = line.trim_ascii();
+            if row.contains(&b'\r') {
+                let fault =
+                    "lines that end in carriage returns alone; save the file with line feeds";
+                return Err(input.malformed(format!("line {number}"), fault));
+            }
             let is_row = !row.is_empty() && !is_comment(row);
             if is_row {
                 // Later bytes are checked row by row; the line of names must be readable now.

@@ -5,6 +5,8 @@
 pub enum Separator {
     /// Any number of blanks and tabs.
     Blank,
+    /// Any number of tabs, perhaps with blanks around them.
+    Tab,
     /// One of this character, perhaps with blanks around it.
     Char(char),
 }
@@ -21,7 +23,12 @@ impl Separator {
         if line.contains(',') && !comma.split_raw(line).map(str::trim).any(inner) {
             return comma;
         }
-        Separator::Blank
+        // Blanks between numbers separate, those between words do not.
+        let numbers = |f: &str| f.split_ascii_whitespace().filter(|w| is_number(w)).count() > 1;
+        match line.contains('\t') && !Separator::Tab.split_raw(line).any(numbers) {
+            true => Separator::Tab,
+            false => Separator::Blank,
+        }
     }
 
     /// The values of a line, without the blanks and quotes around them.
@@ -41,6 +48,7 @@ impl Separator {
     pub fn plural(self) -> &'static str {
         match self {
             Separator::Blank => "blanks",
+            Separator::Tab => "tabs",
             Separator::Char(';') => "semicolons",
             Separator::Char(_) => "commas",
         }
@@ -50,6 +58,7 @@ impl Separator {
     pub fn text(self) -> &'static str {
         match self {
             Separator::Blank => " ",
+            Separator::Tab => "\t",
             Separator::Char(';') => ";",
             Separator::Char(_) => ",",
         }
@@ -67,8 +76,7 @@ impl<'a> Iterator for Fields<'a> {
 
     fn next(&mut self) -> Option<&'a str> {
         let mut rest = self.rest?;
-        let is_blank = self.separator == Separator::Blank;
-        if is_blank {
+        if matches!(self.separator, Separator::Blank | Separator::Tab) {
             rest = rest.trim_ascii_start();
             if rest.is_empty() {
                 self.rest = None;
@@ -77,6 +85,7 @@ impl<'a> Iterator for Fields<'a> {
         }
         let ends = |c: char| match self.separator {
             Separator::Blank => c.is_ascii_whitespace(),
+            Separator::Tab => c == '\t',
             Separator::Char(separator) => c == separator,
         };
         let mut quoted = false;

@@ -20,11 +20,13 @@
 
 mod annotations;
 mod columns;
+mod gaps;
 mod layout;
 mod line;
 mod writer;
 
 use std::path::Path;
+use std::sync::Arc;
 
 use crate::Result;
 use crate::cloud::{Attribute, Column, Kind, PointCloud};
@@ -36,6 +38,7 @@ use super::scan::{
 };
 use super::{Detect, Format};
 use annotations::Annotations;
+use gaps::{Gaps, MOST};
 use layout::{Form, Layout};
 use line::Separator;
 
@@ -82,19 +85,11 @@ fn create(output: Atomic, plan: &Output<'_>) -> Result<Box<dyn Writer>> {
     writer::create(output, plan)
 }
 
-/// Lines between rows: comments, blank lines, headers of blocks.
-#[derive(Debug, Clone)]
-struct Gap {
-    /// Number of points before these lines.
-    before: u64,
-    bytes: Vec<u8>,
-}
-
 /// Everything in a text file besides its rows.
 #[derive(Debug, Clone)]
 pub struct Source {
     layout: Layout,
-    gaps: Vec<Gap>,
+    gaps: Arc<Gaps>,
 }
 
 impl Source {
@@ -110,7 +105,8 @@ impl Source {
     /// True when a file of this form can be written with every character kept.
     fn holds(&self, form: Form) -> bool {
         // Many programs write PTS without its count, which is then a table.
-        let is_plain = self.layout.separator == Separator::Blank && self.layout.header.is_empty();
+        let has_blanks = matches!(self.layout.separator, Separator::Blank | Separator::Tab);
+        let is_plain = has_blanks && self.layout.header.is_empty();
         self.layout.form == form || self.layout.form == Form::Table && form == Form::Pts && is_plain
     }
 
@@ -128,7 +124,9 @@ struct TextReader {
     input: Input,
     layout: Layout,
     schema: PointCloud,
-    gaps: Vec<Gap>,
+    gaps: Gaps,
+    /// Lines between rows that are not kept.
+    lost: u64,
     done: u64,
     line: u64,
     /// Points that the current block of a PTS or PTX file still holds; `None` for tables.
@@ -161,7 +159,8 @@ fn open(mut input: Input, form: Form) -> Result<Box<dyn Reader>> {
         input,
         schema,
         layout,
-        gaps: Vec::new(),
+        gaps: Gaps::default(),
+        lost: 0,
         done: 0,
         transform: None,
         is_started: false,
@@ -222,15 +221,17 @@ impl TextReader {
         self.input.malformed(place, fault)
     }
 
-    /// Keeps a line that holds no point.
-    fn keep(&mut self, points: u64, line: &[u8]) {
-        match self.gaps.last_mut().filter(|gap| gap.before == points) {
-            Some(gap) => gap.bytes.extend_from_slice(line),
-            None => self.gaps.push(Gap {
-                before: points,
-                bytes: line.to_vec(),
-            }),
+    /// Keeps a line that holds no point. Comments and blank lines of a table can be done without, the headers of blocks
+    /// cannot.
+    fn keep(&mut self, line: &[u8]) -> Result<()> {
+        if !self.gaps.add(self.done, line) {
+            if self.layout.form != Form::Table {
+                let fault = format!("headers and comments before here have {} MiB", MOST >> 20);
+                return Err(self.fault(fault + "; split the file, or remove the comments"));
+            }
+            self.lost += 1;
         }
+        Ok(())
     }
 
     fn next_line(&mut self) -> Result<Option<Vec<u8>>> {
@@ -244,7 +245,7 @@ impl TextReader {
         let first = line::count(&line)
             .ok_or_else(|| self.fault("a number of points or columns is expected here"))?;
         self.is_started = true;
-        self.keep(self.done, &line);
+        self.keep(&line)?;
         if self.layout.form == Form::Pts {
             self.left = Some(first);
             return self.check_room(first);
@@ -259,7 +260,7 @@ impl TextReader {
                     .malformed(format!("line {}, PTX header", self.line), fault)
             })?;
             numbers.push(row);
-            self.keep(self.done, &line);
+            self.keep(&line)?;
         }
         let rows = numbers[0][0];
         let points = (rows >= 0.0 && rows.fract() == 0.0 && rows < 1e18)
@@ -298,7 +299,7 @@ impl TextReader {
             };
             let row = line.trim_ascii();
             if row.is_empty() || line::is_comment(row) {
-                self.keep(self.done, &line);
+                self.keep(&line)?;
                 continue;
             }
             match self.left {
@@ -343,6 +344,12 @@ impl Reader for TextReader {
         None
     }
 
+    fn held(&self) -> u64 {
+        // A gap takes at most three times its place in the file.
+        let gaps = (3 * self.input.size()).min(MOST as u64);
+        2 * self.layout.head.len() as u64 + gaps
+    }
+
     fn next_chunk(&mut self, max: usize) -> Result<Option<Chunk>> {
         let mut columns = self.layout.empty_columns();
         let (mut rows, mut ends) = (Vec::new(), Vec::new());
@@ -382,6 +389,14 @@ impl Reader for TextReader {
             );
             warnings.push(Warning::new(WarningKind::LeftOver, self.left_over, text));
         }
+        if self.lost > 0 {
+            let text = format!(
+                "{} comments and blank lines behind the first {} MiB of them are left out",
+                self.lost,
+                MOST >> 20
+            );
+            warnings.push(Warning::new(WarningKind::NotKept, self.lost, text));
+        }
         let words = self.layout.columns.iter().filter(|c| c.kind.is_none());
         warnings.extend(words.map(|column| {
             let text = format!(
@@ -395,7 +410,7 @@ impl Reader for TextReader {
         }
         let source = Source {
             layout: self.layout,
-            gaps: self.gaps,
+            gaps: Arc::new(self.gaps),
         };
         Ok((AnySource::Text(Box::new(source)), warnings))
     }

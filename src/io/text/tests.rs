@@ -125,6 +125,11 @@ fn labels_are_two_more_columns_in_the_style_of_the_file() {
             "# a\n# x y z q label confidence\n1 2 3 6 -1 0\n",
         ),
         ("a.pts", "1\n1 2 3\n", "1\n1 2 3 -1 0\n"),
+        (
+            "a.txt",
+            "X\tY\tZ\tof what\n1\t2\t3\ttall tree\n",
+            "X\tY\tZ\tof what\tlabel\tconfidence\n1\t2\t3\ttall tree\t-1\t0\n",
+        ),
     ] {
         assert_eq!(place.labelled(name, text), want);
     }
@@ -177,6 +182,11 @@ fn faults_name_the_line_and_the_mend() {
             "line 2, point 0: `1,5` is not a number",
         ),
         ("a.xyz", "1 2 3\n1 2\n", "line 2, point 1: 2 of 3 values"),
+        (
+            "a.xyz",
+            "1 2 3\r4 5 6\r",
+            "line 1: lines that end in carriage returns alone; save",
+        ),
         (
             "a.xyz",
             "1 2 3\n\n1 2 3 4\n",

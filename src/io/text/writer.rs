@@ -1,6 +1,7 @@
 //! Writes text: from a text file with every character kept, or a table from the attributes of any cloud.
 
 use std::fmt::Write as _;
+use std::sync::Arc;
 
 use crate::cloud::{Column, PointCloud};
 use crate::io::atomic::Atomic;
@@ -11,13 +12,14 @@ use crate::with_column;
 use crate::{Error, Result};
 
 use super::Source;
+use super::gaps::Gaps;
 use super::layout::{Form, Layout};
 use super::line::Separator;
 
 struct TextWriter {
     output: Atomic,
-    /// The lines between the rows, and for each column whether it stays; `None` when rows are made from attributes.
-    kept: Option<(Source, Vec<bool>)>,
+    /// What stays of a text file; `None` when rows are made from attributes.
+    kept: Option<Kept>,
     /// For each attribute whether it is written.
     attributes: Vec<bool>,
     separator: &'static str,
@@ -27,6 +29,13 @@ struct TextWriter {
     done: u64,
     /// Lines between rows already written.
     gap: usize,
+}
+
+/// The lines between the rows, and for each column whether it stays.
+struct Kept {
+    gaps: Arc<Gaps>,
+    separator: Separator,
+    columns: Vec<bool>,
 }
 
 /// Says why a scan from elsewhere cannot become PTS or PTX.
@@ -100,7 +109,11 @@ impl TextWriter {
         }
         self.separator = layout.separator.text();
         self.newline = layout.newline;
-        self.kept = Some((source.clone(), kept));
+        self.kept = Some(Kept {
+            gaps: Arc::clone(&source.gaps),
+            separator: layout.separator,
+            columns: kept,
+        });
         head
     }
 
@@ -138,12 +151,12 @@ impl TextWriter {
 
     /// Writes the lines before point `done`.
     fn gaps(&mut self) -> Result<()> {
-        while let Some((source, _)) = &self.kept
-            && let Some(gap) = source.gaps.get(self.gap)
-            && gap.before <= self.done
+        while let Some(Kept { gaps, .. }) = &self.kept
+            && let Some((before, lines)) = gaps.get(self.gap)
+            && before <= self.done
         {
-            self.output.put(&gap.bytes)?;
-            if !gap.bytes.ends_with(b"\n") {
+            self.output.put(lines)?;
+            if !lines.ends_with(b"\n") {
                 self.output.put(self.newline.as_bytes())?;
             }
             self.gap += 1;
@@ -153,9 +166,9 @@ impl TextWriter {
 
     fn row(&self, cloud: &PointCloud, records: &Records, row: usize) -> String {
         let mut text = String::new();
-        if let Some((source, kept)) = &self.kept {
+        if let Some(kept) = &self.kept {
             let stored = String::from_utf8_lossy(records.row(row));
-            return kept_fields(&stored, source.layout.separator, kept);
+            return kept_fields(&stored, kept.separator, &kept.columns);
         }
         let [x, y, z] = cloud.coord[row].map(number);
         let _ = write!(text, "{x}{s}{y}{s}{z}", s = self.separator);
