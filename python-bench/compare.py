@@ -16,7 +16,9 @@ programs see other samples where rounding decides between points; the logits are
 
 Memory is the largest resident size of the process; for PyTorch the libraries' own share, measured before points and
 network are there, is given too. Other programs disturb times: their share of the machine's processor time is measured
-during each run, and with `--patience N` a run that lost more than a tenth is done again, up to N times.
+during each run, and with `--patience N` a run that lost more than a tenth is done again, up to N times. The ratio of
+processor times (a run's mean over all threads) suffers less, and with one thread it says what the ratio of times would be
+on an idle machine; several threads of PyTorch burn more while they wait.
 """
 
 import argparse
@@ -141,14 +143,15 @@ def child(network, folder, job, variant, threads):
     once = runner(model, batch, job)
     for _ in range(2 if variant == "compiled" else 1):
         once()
-    times, alone = [], []
+    times, alone, processor = [], [], time.process_time()
     while len(times) < REPEATS[job] and sum(times) < BUDGET:
         start, before = time.perf_counter(), ptv2.spent
         optimizer = once()
         times.append(time.perf_counter() - start)
         alone.append(times[-1] - optimizer - (ptv2.spent - before))
     seconds, network_seconds = statistics.median(times), statistics.median(alone)
-    print(json.dumps(dict(seconds=seconds, network=network_seconds, peak=resident(), base=base)))
+    processor = (time.process_time() - processor) / len(times)
+    print(json.dumps(dict(seconds=seconds, network=network_seconds, processor=processor, peak=resident(), base=base)))
 
 
 def run(command, **options):
@@ -190,9 +193,13 @@ def cairn(args, folder, job, threads):
     command += ["--training"] if job == "training" else []
 
     def measure():
+        before = busy()[1]
         row = json.loads(run(command))[0]
         network = sum(op["seconds"] for op in row["ops"]) / (repeats + 1)  # the mean, with the slower warm-up
-        return dict(seconds=row["seconds"], network=network, peak=row["peak_process_bytes"], base=0)
+        processor = (busy()[1] - before) / (repeats + 1)  # with the start of the program
+        return dict(
+            seconds=row["seconds"], network=network, processor=processor, peak=row["peak_process_bytes"], base=0
+        )
 
     return measured(measure, args.patience)
 
@@ -239,7 +246,7 @@ def compare(args, folder, points):
 def summary(ours, theirs):
     median = lambda runs, key: statistics.median(r[key] for r in runs)
     row = {}
-    for key, suffix in [("seconds", ""), ("network", "_network")]:
+    for key, suffix in [("seconds", ""), ("network", "_network"), ("processor", "_processor")]:
         ratios = [t[key] / o[key] for o, t in zip(ours, theirs)]
         row[f"cairn{suffix}_seconds"] = median(ours, key)
         row[f"pytorch{suffix}_seconds"] = median(theirs, key)
@@ -260,7 +267,8 @@ def line(r):
         f"  cairn {r['cairn_seconds']:.3f} s, network {r['cairn_network_seconds']:.3f} s, {mib(r['cairn_peak_bytes'])}"
         f"  PyTorch {r['variant']} {r['pytorch_seconds']:.3f} s, network {r['pytorch_network_seconds']:.3f} s,"
         f" {mib(r['pytorch_peak_bytes'])} (libraries {mib(r['pytorch_base_bytes'])})"
-        f"  ratio {ratio('')}, network {ratio('_network')}, memory {r['memory_ratio']:.1f}"
+        f"  ratio {ratio('')}, network {ratio('_network')}, processor time {ratio('_processor')},"
+        f" memory {r['memory_ratio']:.1f}"
         f"  others took at most {100 * r['others']:.0f} %"
     )
 

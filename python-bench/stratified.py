@@ -16,6 +16,7 @@ N points, C channels, H heads of d = C / H channels, M pairs, L rows of each of 
 `offset` holds the last row + 1 of every cloud.
 """
 
+import functools
 import json
 import sys
 from pathlib import Path
@@ -35,13 +36,19 @@ EXACT = True  # sample exactly, slowly; otherwise with fpsample
 PART = 3 << 18  # numbers in the largest tensor of a part of the pairs
 
 
-def sample_exactly(points, count):
+@functools.lru_cache(16)  # the network in double precision asks for the same samples again
+def sample_bytes(points, count):
+    points = np.frombuffer(points, np.float32).reshape(-1, 3)
     nearest, at, rows = np.full(len(points), 1e10, np.float32), 0, []
     for _ in range(count):
         rows.append(at)
         nearest = np.minimum(nearest, ((points - points[at]) ** 2).sum(1))
         at = int(nearest.argmax())
     return np.array(rows)
+
+
+def sample_exactly(points, count):
+    return sample_bytes(points.tobytes(), count)
 
 
 def sample_fast(points, count):
