@@ -63,6 +63,8 @@ fn bytes_without_a_description_are_described_so_that_others_read_them() {
         io::write(&output, &scan, &labels(2)).unwrap();
         let mut found = described(&output);
         assert_eq!(found.pop().unwrap().2, "confidence");
+        let names: std::collections::BTreeSet<_> = found.iter().map(|d| &d.2).collect();
+        assert_eq!(names.len(), found.len(), "{found:?}");
         let bytes: usize = found.iter().map(|d| usize::from(d.1)).sum();
         assert_eq!(bytes, extra);
         // Bits of scale and offset, of which a reader may think first.

@@ -90,15 +90,8 @@ impl Kept {
             return;
         }
         // One that is stored in another way stays, and two of one name would contradict each other.
-        let numbered = |n: u32| format!("{name}_{n}");
-        let is_free = |name: &String| extras.iter().all(|e| e.name != *name);
-        let name = &match old {
-            Some(_) => (2..)
-                .map(numbered)
-                .find(is_free)
-                .expect("there are more names than dimensions"),
-            None => name.to_string(),
-        };
+        let mut names: Vec<String> = extras.iter().map(|e| e.name.clone()).collect();
+        let name = &unused(&mut names, name);
         let mut descriptors: Vec<u8> = Vec::new();
         let in_tail = (tail.records.iter()).any(|r| r.user_id == "LASF_Spec" && r.record_id == 4);
         if in_tail {
@@ -117,7 +110,8 @@ impl Kept {
             // Some readers take bits 3 and 4 of a number of bytes for what they mean beside a type: scale and offset.
             let some = (1..=unknown.min(255) as u8).rfind(|n| n & 0b11000 == 0);
             let some = some.expect("one byte has neither bit");
-            descriptors.extend(Extra::describe_bytes(some));
+            let name = unused(&mut names, "undescribed");
+            descriptors.extend(Extra::describe_bytes(&name, some));
             unknown -= usize::from(some);
         }
         descriptors.extend(Extra::describe(name, Kind::F32, "probability of the class"));
@@ -158,6 +152,16 @@ impl Kept {
         }
         Ok(())
     }
+}
+
+/// A name, with a number if it is taken. It is taken then.
+fn unused(taken: &mut Vec<String>, name: &str) -> String {
+    let numbered = (2..).map(|n| format!("{name}_{n}"));
+    let mut all = std::iter::once(name.to_string()).chain(numbered);
+    let free = all.find(|name| !taken.contains(name));
+    let free = free.expect("there are more names than dimensions");
+    taken.push(free.clone());
+    free
 }
 
 fn frame(header: &Header, tail: Tail, record_len: usize) -> Frame {

@@ -182,10 +182,10 @@ impl Extra {
     }
 
     /// A descriptor for bytes of no known meaning.
-    pub fn describe_bytes(count: u8) -> [u8; DESCRIPTOR] {
+    pub fn describe_bytes(name: &str, count: u8) -> [u8; DESCRIPTOR] {
         let mut descriptor = [0; DESCRIPTOR];
         descriptor[3] = count;
-        descriptor[4..36].copy_from_slice(&padded::<32>("undescribed"));
+        descriptor[4..36].copy_from_slice(&padded::<32>(name));
         descriptor
     }
 
