@@ -85,34 +85,47 @@ extern "C" __global__ void __launch_bounds__(SOFTMAX_THREADS, 4) aggregate_softm
         out[(u64)(at / count) * groups + at % count] = logits[at / count][at % count];
 }
 
-// Through dropout, the mask of missing neighbours and the softmax: d_w becomes d_s. One thread per point and group, in
-// strides of the grid. Bound by bandwidth.
-extern "C" __global__ void aggregate_backward_softmax(
+// Through dropout, the mask of missing neighbours and the softmax: d_w becomes d_s. A block takes several points
+// (blockIdx.x) and up to 32 groups (blockIdx.y), and copies their numbers to shared memory, where each thread goes through
+// the neighbours of its points and groups. Bound by bandwidth.
+extern "C" __global__ void __launch_bounds__(256) aggregate_backward_softmax(
     const float* __restrict__ soft,  // [N * K, G]
     const u32* __restrict__ index,   // [N * K]
-    u64 n,                           // N * G
+    u64 points,                      // N
+    u32 tile_points,                 // points of a block
     u32 k,
     u32 groups,                      // G
+    u32 tile_groups,                 // most groups of a block
     u64 seed,                        // of dropout
     u64 stream,
     float rate,
     float* __restrict__ d            // [N * K, G]
 ) {
+    extern __shared__ float shared[];
     const Weights w = {soft, index, seed, stream, rate};
-    for (u64 i = first_element(); i < n; i += element_stride()) {
-        u64 point;
-        u32 g;
-        place_of(i, groups, point, g);
+    const u64 first = (u64)blockIdx.x * tile_points, pair0 = first * k;
+    const u32 g0 = blockIdx.y * tile_groups, width = min(groups - g0, tile_groups);
+    const u32 count = points - first < tile_points ? (u32)(points - first) : tile_points;
+    // One row of groups more per point, so that the points of a warp lie in different banks.
+    const u32 pitch = (k + 1) * width;
+    float *p = shared, *flow = shared + tile_points * (k + 1) * tile_groups;
+    for (u32 i = threadIdx.x; i < count * k * width; i += blockDim.x) {
+        const u32 pair = i / width, place = i + pair / k * width;
+        const u64 at = (pair0 + pair) * groups + g0 + (i - pair * width);
+        p[place] = soft[at];
+        flow[place] = d[at] * w.factor(pair0 + pair, at);
+    }
+    __syncthreads();
+    for (u32 i = threadIdx.x; i < count * width; i += blockDim.x) {
+        const u32 point = i / width, start = point * pitch + (i - point * width);
         float mean = 0.0f;
-        for (u32 j = 0; j < k; ++j) {
-            const u64 pair = point * k + j, at = pair * groups + g;
-            d[at] *= w.factor(pair, at);
-            mean += soft[at] * d[at];
-        }
-        for (u32 j = 0; j < k; ++j) {
-            const u64 at = (point * k + j) * groups + g;
-            d[at] = soft[at] * (d[at] - mean);
-        }
+        for (u32 j = 0; j < k; ++j) mean += p[start + j * width] * flow[start + j * width];
+        for (u32 j = 0; j < k; ++j) flow[start + j * width] = p[start + j * width] * (flow[start + j * width] - mean);
+    }
+    __syncthreads();
+    for (u32 i = threadIdx.x; i < count * k * width; i += blockDim.x) {
+        const u32 pair = i / width;
+        d[(pair0 + pair) * groups + g0 + (i - pair * width)] = flow[i + pair / k * width];
     }
 }
 
@@ -150,18 +163,19 @@ extern "C" __global__ void __launch_bounds__(SOFTMAX_THREADS, 4) aggregate_backw
             if (tile == start || groups > 8 * STEPS) {
                 __syncthreads();
                 for (u32 at = warp; at < steps * tiles; at += SOFTMAX_THREADS / 32)
-                    operands[at / tiles][at % tiles][lane_number()] = matrix.operand(at % tiles * 8, g0 + at / tiles * 8);
+                    operands[at / tiles][at % tiles][lane_number()] = matrix.paired(at % tiles * 8, g0 + at / tiles * 8);
                 __syncthreads();
             }
             for (u32 step = 0; step < steps; ++step) {
-                float d[4];
+                // Groups 2 col and 2 col + 1 are numbers col and col + 4 of the inner index, as B has them.
+                const u32 g = g0 + 8 * step + 2 * col;
+                float2 d[2];
 #pragma unroll
-                for (u32 v = 0; v < 4; ++v) {
-                    const u64 pair = first + v % 2 * 8;
-                    const u32 g = g0 + 8 * step + col + v / 2 * 4;
-                    d[v] = pair < end && g < groups ? d_s[pair * groups + g] : 0.0f;
+                for (u32 v = 0; v < 2; ++v) {
+                    const u64 pair = first + v * 8;
+                    d[v] = pair < end && g < groups ? load_pair(d_s, pair * groups + g, g, groups) : make_float2(0.0f, 0.0f);
                 }
-                const Left a = left_of(d[0], d[1], d[2], d[3]);
+                const Left a = left_of(d[0].x, d[1].x, d[0].y, d[1].y);
 #pragma unroll
                 for (u32 t = 0; t < TILES; ++t) {
                     if (t >= tiles) break;
@@ -170,16 +184,25 @@ extern "C" __global__ void __launch_bounds__(SOFTMAX_THREADS, 4) aggregate_backw
             }
         }
 #pragma unroll
-        for (u32 i = 0; i < TILES * 4; ++i) {
-            const u64 pair = first + i % 4 / 2 * 8;
-            const u32 f = f0 + i / 4 * 8 + 2 * col + i % 2;
+        for (u32 i = 0; i < TILES * 2; ++i) {
+            const u64 pair = first + i % 2 * 8;
+            const u32 t = i / 2, f = f0 + t * 8 + 2 * col;
             if (pair >= end || f >= groups) continue;
             const u64 at = pair * groups + f;
-            const float value = e[at], norm = st[f] * value + st[groups + f], d = norm > 0.0f ? sum[i / 4][i % 4] : 0.0f;
-            r[at] = rectify(norm);
-            if (d_e) d_e[at] += st[f] * d;
-            d_scale[i / 4][i % 2] += d * value;
-            d_shift[i / 4][i % 2] += d;
+            const float2 value = load_pair(e, at, f, groups), scale = load_pair(st, f, f, groups),
+                         shift = load_pair(st, groups + f, f, groups);
+            const float2 norm = make_float2(scale.x * value.x + shift.x, scale.y * value.y + shift.y);
+            const float2 d = make_float2(norm.x > 0.0f ? sum[t][i % 2 * 2] : 0.0f,
+                                         norm.y > 0.0f ? sum[t][i % 2 * 2 + 1] : 0.0f);
+            store_pair(r, at, f, groups, make_float2(rectify(norm.x), rectify(norm.y)));
+            if (d_e) {
+                const float2 before = load_pair(d_e, at, f, groups);
+                store_pair(d_e, at, f, groups, make_float2(before.x + scale.x * d.x, before.y + scale.y * d.y));
+            }
+            d_scale[t][0] += d.x * value.x;
+            d_scale[t][1] += d.y * value.y;
+            d_shift[t][0] += d.x;
+            d_shift[t][1] += d.y;
         }
     }
 #pragma unroll

@@ -1,28 +1,28 @@
 // Batch norm after its statistics. Bound by bandwidth.
 #include "columns.cuh"
 
-// y = scale x + shift, then max(y, 0) if asked. One thread per value, in strides of the grid.
-extern "C" __global__ void batch_norm_forward(
+// y = scale x + shift, then max(y, 0) if asked. A thread walks over a few rows of its column.
+extern "C" __global__ void __launch_bounds__(COLUMN_THREADS) batch_norm_forward(
     const float* __restrict__ x,     // [N, C]
     const float* __restrict__ kept,  // [4, C]: scale, shift, mean, inverse deviation
-    u64 n,                           // N * C
+    u64 rows,                        // N
     u32 cols,                        // C
+    u64 chunk_rows,                  // rows of a chunk
     u32 relu,
     float* __restrict__ y            // [N, C]
 ) {
-    for (u64 i = first_element(); i < n; i += element_stride()) {
-        u64 row;
-        u32 c;
-        place_of(i, cols, row, c);
-        const float z = kept[c] * x[i] + kept[cols + c];
-        y[i] = relu ? rectify(z) : z;
+    const ColumnShare s = column_share(rows, cols, chunk_rows);
+    if (!s.is_active) return;
+    const float scale = kept[s.col], shift = kept[cols + s.col];
+    for (u64 row = s.first; row < s.end; row += s.step) {
+        const u64 at = row * cols + s.col;
+        const float z = scale * x[at] + shift;
+        y[at] = relu ? rectify(z) : z;
     }
 }
 
-// The gradient before the ReLU; the same arithmetic as forward decides.
-__device__ __forceinline__ float passed(const float* kept, u32 cols, u32 c, u32 relu, float x, float d_y) {
-    return !relu || kept[c] * x + kept[cols + c] > 0.0f ? d_y : 0.0f;
-}
+// The gradient before the ReLU of z = scale x + shift; the same arithmetic as forward decides.
+__device__ __forceinline__ float passed(float z, u32 relu, float d_y) { return !relu || z > 0.0f ? d_y : 0.0f; }
 
 // Per chunk and column: the sums of g and of g (x - mean).
 extern "C" __global__ void __launch_bounds__(COLUMN_THREADS) batch_norm_backward_sums(
@@ -37,13 +37,15 @@ extern "C" __global__ void __launch_bounds__(COLUMN_THREADS) batch_norm_backward
 ) {
     const ColumnShare s = column_share(rows, cols, chunk_rows);
     float sum = 0.0f, product = 0.0f;
-    if (s.is_active)
+    if (s.is_active) {
+        const float scale = kept[s.col], shift = kept[cols + s.col], mean = kept[2 * cols + s.col];
         for (u64 row = s.first; row < s.end; row += s.step) {
             const u64 at = row * cols + s.col;
-            const float g = passed(kept, cols, s.col, relu, x[at], d_y[at]);
+            const float value = x[at], g = passed(scale * value + shift, relu, d_y[at]);
             sum += g;
-            product += g * (x[at] - kept[2 * cols + s.col]);
+            product += g * (value - mean);
         }
+    }
     sum = column_sum(s, sum);
     product = column_sum(s, product);
     if (threadIdx.x >= s.tile) return;
@@ -82,22 +84,25 @@ extern "C" __global__ void batch_norm_backward_columns(
     affine[cols + col] = -scale * (float)sum * share;
 }
 
-// d_x += scale g + a (x - mean) + b. One thread per value, in strides of the grid.
-extern "C" __global__ void batch_norm_backward(
+// d_x += scale g + a (x - mean) + b. A thread walks over a few rows of its column.
+extern "C" __global__ void __launch_bounds__(COLUMN_THREADS) batch_norm_backward(
     const float* __restrict__ x,       // [N, C]
     const float* __restrict__ kept,    // [4, C]
     const float* __restrict__ affine,  // [2, C]
     const float* __restrict__ d_y,     // [N, C]
-    u64 n,                             // N * C
+    u64 rows,                          // N
     u32 cols,                          // C
+    u64 chunk_rows,                    // rows of a chunk
     u32 relu,
     float* __restrict__ d_x            // [N, C]
 ) {
-    for (u64 i = first_element(); i < n; i += element_stride()) {
-        u64 row;
-        u32 c;
-        place_of(i, cols, row, c);
-        const float g = passed(kept, cols, c, relu, x[i], d_y[i]);
-        d_x[i] += kept[c] * g + affine[c] * (x[i] - kept[2 * cols + c]) + affine[cols + c];
+    const ColumnShare s = column_share(rows, cols, chunk_rows);
+    if (!s.is_active) return;
+    const float scale = kept[s.col], shift = kept[cols + s.col], mean = kept[2 * cols + s.col];
+    const float a = affine[s.col], b = affine[cols + s.col];
+    for (u64 row = s.first; row < s.end; row += s.step) {
+        const u64 at = row * cols + s.col;
+        const float value = x[at], g = passed(scale * value + shift, relu, d_y[at]);
+        d_x[at] += scale * g + a * (value - mean) + b;
     }
 }

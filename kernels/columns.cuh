@@ -3,6 +3,9 @@
 // The rows are cut into chunks (blockIdx.x), the columns into tiles of at most 256 (blockIdx.y). The threads of a block
 // lie side by side over as many whole rows of the tile as fit, so that reads are contiguous even for narrow matrices.
 // Each chunk leaves one partial result; a second kernel adds those up, one warp per column.
+//
+// Kernels that only need numbers of a column beside its values share their work in the same way, in chunks of few rows: a
+// thread reads the numbers of its column once and walks over rows.
 #pragma once
 #include "common.cuh"
 

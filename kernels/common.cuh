@@ -31,6 +31,27 @@ __device__ __forceinline__ void place_of(u64 i, u32 cols, u64& row, u32& col) {
     }
 }
 
+// Writes two values at once, which the compiler would write one by one.
+__device__ __forceinline__ void store_two(float* x, float2 value) {
+    asm volatile("st.global.v2.f32 [%0], {%1,%2};" ::"l"(__cvta_generic_to_global(x)), "f"(value.x), "f"(value.y)
+                 : "memory");
+}
+
+// Columns c and c + 1 of a row of x, of which the second may not exist, from element `at` on: one read or write where rows
+// of an even width keep them aligned.
+__device__ __forceinline__ float2 load_pair(const float* x, u64 at, u64 c, u64 cols) {
+    if (cols % 2 == 0) return *(const float2*)(x + at);
+    return make_float2(x[at], c + 1 < cols ? x[at + 1] : 0.0f);
+}
+__device__ __forceinline__ void store_pair(float* x, u64 at, u64 c, u64 cols, float2 value) {
+    if (cols % 2 == 0) {
+        store_two(x + at, value);
+        return;
+    }
+    x[at] = value.x;
+    if (c + 1 < cols) x[at + 1] = value.y;
+}
+
 // Number of this warp in the grid, and of this thread in its warp.
 __device__ __forceinline__ u64 warp_number() { return ((u64)blockIdx.x * blockDim.x + threadIdx.x) >> 5; }
 __device__ __forceinline__ u32 lane_number() { return threadIdx.x & 31u; }
@@ -50,6 +71,24 @@ __device__ __forceinline__ float warp_max(float x) {
 #pragma unroll
     for (int step = 16; step > 0; step >>= 1) x = fmaxf(x, __shfl_xor_sync(0xFFFFFFFFu, x, step));
     return x;
+}
+
+// x[i] and x[i - 1] of consecutive lanes, x[i] itself where i = 0: one read of a line, whose values change lanes.
+template <typename T>
+__device__ __forceinline__ T with_previous(const T* x, u64 i, u64 n, T& previous) {
+    const T own = x[i < n ? i : n - 1];
+    previous = __shfl_up_sync(0xFFFFFFFFu, own, 1);
+    if (lane_number() == 0 && i < n) previous = x[i > 0 ? i - 1 : 0];
+    return own;
+}
+
+// x[i] and x[i + 1] of consecutive lanes, i < n; x has more than n entries.
+template <typename T>
+__device__ __forceinline__ T with_next(const T* x, u64 i, u64 n, T& next) {
+    const T own = x[i < n ? i : n];
+    next = __shfl_down_sync(0xFFFFFFFFu, own, 1);
+    if (lane_number() == 31) next = x[i < n ? i + 1 : n];
+    return own;
 }
 
 // Running total of a warp: the sum over this lane and all before it.

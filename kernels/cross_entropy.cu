@@ -2,6 +2,9 @@
 // block for sums. Bound by bandwidth.
 #include "common.cuh"
 
+#define LOSS_THREADS 256
+#define LOSS_ROWS 64  // of a block in backward; as ROWS_OF_BLOCK in ops/cross_entropy.rs
+
 // Weight of every row: 0 for the ignored label, else class weight times row weight
 extern "C" __global__ void cross_entropy_weights(
     const u32* __restrict__ target,           // [N], labels
@@ -59,22 +62,30 @@ extern "C" __global__ void __launch_bounds__(1024) cross_entropy_total(
     if (threadIdx.x == 0) loss[0] = (float)sum;
 }
 
-// d_x += weight (p - onehot) d_loss
-extern "C" __global__ void cross_entropy_backward(
+// d_x += weight (p - onehot) d_loss. A block takes whole rows, whose weights and labels lie in shared memory.
+extern "C" __global__ void __launch_bounds__(LOSS_THREADS) cross_entropy_backward(
     const float* __restrict__ p,        // [N, C]
     const float* __restrict__ weights,  // [N]
     const u32* __restrict__ target,     // [N]
     const float* __restrict__ d_loss,   // [1]
-    u64 n,                              // N * C
+    u64 rows,                           // N
     u32 cols,                           // C
     float* __restrict__ d_x             // [N, C]
 ) {
-    for (u64 i = first_element(); i < n; i += element_stride()) {
-        u64 row;
-        u32 col;
-        place_of(i, cols, row, col);
-        const float weight = weights[row];
-        if (weight == 0.0f) continue;
-        d_x[i] += weight * d_loss[0] * (p[i] - (target[row] == col ? 1.0f : 0.0f));
+    __shared__ float weight[LOSS_ROWS];
+    __shared__ u32 label[LOSS_ROWS];
+    const u64 first = (u64)blockIdx.x * LOSS_ROWS;
+    const u32 count = rows - first < LOSS_ROWS ? (u32)(rows - first) : LOSS_ROWS;
+    if (threadIdx.x < count) {
+        weight[threadIdx.x] = weights[first + threadIdx.x];
+        label[threadIdx.x] = target[first + threadIdx.x];
+    }
+    __syncthreads();
+    const float d = d_loss[0];
+    const u64 start = first * cols;
+    for (u32 i = threadIdx.x; i < count * cols; i += LOSS_THREADS) {
+        const u32 row = i / cols;
+        if (weight[row] == 0.0f) continue;
+        d_x[start + i] += weight[row] * d * (p[start + i] - (label[row] == i - row * cols ? 1.0f : 0.0f));
     }
 }

@@ -14,8 +14,10 @@
 // read from memory. After a few hundred samples a handful of buckets is listed per sample: work is O(N log M + M log N)
 // for M samples, not O(N M). Bound by latency: one read from L2 and some ten warp reductions a sample.
 #include "search.cuh"
+#include "triples.cuh"
 
 #define FARTHEST_THREADS 1024
+#define PREFIX_SAMPLES 256    // of a warp of farthest_point_prefix; as PREFIX in geometry/cuda/farthest_point.rs
 #define STATE_WORDS 12       // per bucket: box, distance, tie, x, y, z, list
 #define UNSAMPLED 1e10f      // squared distance of a point before any sample, m^2
 
@@ -242,7 +244,8 @@ extern "C" __global__ void __launch_bounds__(FARTHEST_THREADS) farthest_point_sa
     }
 }
 
-// The first samples of every element, of those that are known. One thread per sample, in strides. Bound by latency.
+// The first samples of every element, of those that are known. A warp takes 256 wanted ones in a row, and looks for their
+// element where the last one ends. Bound by latency.
 extern "C" __global__ void farthest_point_prefix(
     const u32* __restrict__ rows,     // known samples
     const u32* __restrict__ known,    // [B + 1], where those of the elements start
@@ -251,23 +254,32 @@ extern "C" __global__ void farthest_point_prefix(
     u64 n,                            // wanted samples
     u32* __restrict__ taken           // [n]
 ) {
-    for (u64 i = first_element(); i < n; i += element_stride()) {
-        const u32 element = element_of(samples, elements, (u32)i);
-        taken[i] = rows[known[element] + ((u32)i - samples[element])];
+    u32 end = 0;          // of the wanted samples of the element at hand
+    u32 from = 0;         // what is added to a wanted sample to find the known one
+    const u64 first = warp_number() * PREFIX_SAMPLES, last = min(first + PREFIX_SAMPLES, n);
+    for (u64 i = first + lane_number(); i < last; i += 32) {
+        if (i >= end) {
+            const u32 element = element_of(samples, elements, (u32)i);
+            end = samples[element + 1];
+            from = known[element] - samples[element];
+        }
+        taken[i] = rows[(u32)i + from];
     }
 }
 
-// Coordinates of the samples. One thread per coordinate, in strides. Bound by latency.
+// Coordinates of the samples. A warp takes 32 samples, in strides. Bound by latency.
 extern "C" __global__ void farthest_point_coord(
     const float* __restrict__ coord,  // [N, 3]
     const u32* __restrict__ rows,     // [S]
-    u64 n,                            // S * 3
+    u64 n,                            // S
     float* __restrict__ sampled       // [S, 3]
 ) {
-    for (u64 i = first_element(); i < n; i += element_stride()) {
-        u64 sample;
-        u32 axis;
-        place_of(i, 3, sample, axis);
-        sampled[i] = coord[3 * (u64)rows[sample] + axis];
+    for (u64 first = first_of_warp(); first < n; first += element_stride()) {
+        const u64 i = first + lane_number();
+        float lines[3];
+        gather_lines(coord, i < n ? rows[i] : MISSING, lines);
+#pragma unroll
+        for (u32 j = 0; j < 3; ++j)
+            if (3 * first + 32 * j + lane_number() < 3 * n) sampled[3 * first + 32 * j + lane_number()] = lines[j];
     }
 }

@@ -81,4 +81,9 @@ struct Matrix {
     __device__ __forceinline__ Right operand(u32 n, u32 k) const {
         return right_of(at(n + lane_row(), k + lane_col()), at(n + lane_row(), k + lane_col() + 4));
     }
+
+    // The same where the numbers col and col + 4 of the inner index are k + 2 col and k + 2 col + 1.
+    __device__ __forceinline__ Right paired(u32 n, u32 k) const {
+        return right_of(at(n + lane_row(), k + 2 * lane_col()), at(n + lane_row(), k + 2 * lane_col() + 1));
+    }
 };

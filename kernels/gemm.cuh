@@ -93,6 +93,16 @@ struct PlainProduct {
 #pragma unroll
             for (int j = 0; j < 4; ++j) put(i0 + i, j0 + j, sum[i][j]);
     }
+
+    // The same by twos: put(i, j, values at j and j + 1) with even j.
+    template <class Put>
+    __device__ __forceinline__ void each_pair(const Put& put) const {
+        const u32 i0 = threadIdx.x / 16 * 8, j0 = threadIdx.x % 16 * 4;
+#pragma unroll
+        for (int i = 0; i < 8; ++i)
+#pragma unroll
+            for (int j = 0; j < 4; j += 2) put(i0 + i, j0 + j, make_float2(sum[i][j], sum[i][j + 1]));
+    }
 };
 
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800
@@ -146,6 +156,19 @@ struct TensorProduct {
             for (int j = 0; j < 4; ++j)
 #pragma unroll
                 for (int v = 0; v < 4; ++v) put(i0 + i * 16 + v / 2 * 8, j0 + j * 8 + v % 2, sum[i][j][v]);
+    }
+
+    template <class Put>
+    __device__ __forceinline__ void each_pair(const Put& put) const {
+        const u32 warp = threadIdx.x / 32, row = lane_number() / 4, col = lane_number() % 4 * 2;
+        const u32 i0 = warp / 2 * 32 + row, j0 = warp % 2 * 32 + col;
+#pragma unroll
+        for (int i = 0; i < 2; ++i)
+#pragma unroll
+            for (int j = 0; j < 4; ++j)
+#pragma unroll
+                for (int v = 0; v < 4; v += 2)
+                    put(i0 + i * 16 + v / 2 * 8, j0 + j * 8, make_float2(sum[i][j][v], sum[i][j][v + 1]));
     }
 };
 #endif

@@ -2,6 +2,7 @@
 #include "common.cuh"
 
 #define CONV_WARPS 4
+#define TURN 32      // edge of a tile that is turned around; as TURN in ops/kernel_point_conv/cuda.rs
 #define CONV_SUMS 8  // sums that a lane holds in registers
 
 // sums[i, m, c] = sum over the pairs of point i of h_m(pair) * features[row of the pair, c], with
@@ -79,18 +80,25 @@ extern "C" __global__ void __launch_bounds__(32 * CONV_WARPS, 1) kernel_point_co
     }
 }
 
-// turned[m, o, i] = weight[m, i, o]. One thread per value, in strides of the grid.
-extern "C" __global__ void kernel_point_conv_turn(
+// turned[m, o, i] = weight[m, i, o]. A block turns a tile of 32 inputs (blockIdx.z) and 32 outputs (blockIdx.y) of a kernel
+// point (blockIdx.x) around in shared memory, so that both sides are contiguous.
+extern "C" __global__ void __launch_bounds__(256) kernel_point_conv_turn(
     const float* __restrict__ weight,  // [M, I, O]
-    u64 n,                             // M * I * O
     u32 inputs,                        // I
     u32 outputs,                       // O
     float* __restrict__ turned         // [M, O, I]
 ) {
-    for (u64 at = first_element(); at < n; at += element_stride()) {
-        const u32 i = (u32)(at % inputs);
-        const u64 rest = at / inputs;
-        const u32 o = (u32)(rest % outputs);
-        turned[at] = weight[(rest / outputs * inputs + i) * outputs + o];
+    __shared__ float tile[TURN][TURN + 1];  // [output, input]
+    const u32 o0 = blockIdx.y * TURN, i0 = blockIdx.z * TURN;
+    const u32 width = min(outputs - o0, (u32)TURN), height = min(inputs - i0, (u32)TURN);
+    const u64 first = (u64)blockIdx.x * inputs * outputs;
+    for (u32 at = threadIdx.x; at < height * width; at += 256) {
+        const u32 i = at / width, o = at - i * width;
+        tile[o][i] = weight[first + (u64)(i0 + i) * outputs + o0 + o];
+    }
+    __syncthreads();
+    for (u32 at = threadIdx.x; at < height * width; at += 256) {
+        const u32 o = at / height, i = at - o * height;
+        turned[first + (u64)(o0 + o) * inputs + i0 + i] = tile[o][i];
     }
 }

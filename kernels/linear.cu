@@ -2,6 +2,8 @@
 // everywhere, those that end in _tensor need compute capability 8.0.
 #include "gemm.cuh"
 
+__device__ __forceinline__ float2 add(float2 a, float2 b) { return make_float2(a.x + b.x, a.y + b.y); }
+
 // y = x W^T + b + r, then max(y, 0) if asked
 template <class Product>
 __device__ __forceinline__ void forward(const float* x, const float* w, const float* bias, const float* residual,
@@ -9,12 +11,13 @@ __device__ __forceinline__ void forward(const float* x, const float* w, const fl
     const u64 i0 = (u64)blockIdx.x * TILE, j0 = (u64)blockIdx.y * TILE;
     const Operand a = {x, nullptr, rows, inputs}, b = {w, nullptr, outputs, inputs};
     const Product product = tile_product<Product, true, true>(a, b, i0, j0, 0, inputs);
-    product.each([&](u32 i, u32 j, float value) {
-        if (i0 + i >= rows || j0 + j >= outputs) return;
-        const u64 at = (i0 + i) * outputs + j0 + j;
-        if (bias) value += bias[j0 + j];
-        if (residual) value += residual[at];
-        y[at] = relu ? rectify(value) : value;
+    product.each_pair([&](u32 i, u32 j, float2 value) {
+        const u64 row = i0 + i, col = j0 + j, at = row * outputs + col;
+        if (row >= rows || col >= outputs) return;
+        if (bias) value = add(value, load_pair(bias, col, col, outputs));
+        if (residual) value = add(value, load_pair(residual, at, col, outputs));
+        if (relu) value = make_float2(rectify(value.x), rectify(value.y));
+        store_pair(y, at, col, outputs, value);
     });
 }
 
@@ -25,8 +28,10 @@ __device__ __forceinline__ void backward_x(const float* w, const float* y, const
     const u64 i0 = (u64)blockIdx.x * TILE, j0 = (u64)blockIdx.y * TILE;
     const Operand a = {d_y, y, rows, outputs}, b = {w, nullptr, inputs, inputs};
     const Product product = tile_product<Product, true, false>(a, b, i0, j0, 0, outputs);
-    product.each([&](u32 i, u32 j, float value) {
-        if (i0 + i < rows && j0 + j < inputs) d_x[(i0 + i) * inputs + j0 + j] += value;
+    product.each_pair([&](u32 i, u32 j, float2 value) {
+        const u64 row = i0 + i, col = j0 + j, at = row * inputs + col;
+        if (row >= rows || col >= inputs) return;
+        store_pair(d_x, at, col, inputs, add(load_pair(d_x, at, col, inputs), value));
     });
 }
 

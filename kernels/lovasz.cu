@@ -10,6 +10,9 @@
 #define DIGITS 256
 #define SORT_THREADS 256
 #define SORT_WARPS (SORT_THREADS / 32)
+// Rows and classes of a tile of lovasz_keys; as KEY_TILE in ops/lovasz/cuda.rs.
+#define KEY_ROWS 64
+#define KEY_COLS 32
 
 // p = softmax(x). One warp per row.
 extern "C" __global__ void lovasz_softmax_rows(
@@ -22,26 +25,36 @@ extern "C" __global__ void lovasz_softmax_rows(
     if (row < rows) softmax_row(x + row * cols, cols, p + row * cols);
 }
 
-// Sort keys of the errors of all classes. One thread per value, in strides of the grid.
-extern "C" __global__ void lovasz_keys(
+// Sort keys of the errors of all classes. A block turns a tile of rows and classes around in shared memory, so that both
+// sides are contiguous.
+extern "C" __global__ void __launch_bounds__(SORT_THREADS) lovasz_keys(
     const float* __restrict__ p,     // [N, C]
     const u32* __restrict__ target,  // [N], labels
-    u64 n,                           // C * N
     u32 rows,                        // N
     u32 cols,                        // C
     u32 ignore,
     u32* __restrict__ keys,          // [C, N]
     u32* __restrict__ order          // [C, N]: rows in their own order
 ) {
-    for (u64 i = first_element(); i < n; i += element_stride()) {
-        u64 label;
-        u32 row;
-        place_of(i, rows, label, row);
-        const float value = p[(u64)row * cols + label];
-        const float error = target[row] == label ? 1.0f - value : value;
+    __shared__ float tile[KEY_COLS][KEY_ROWS + 1];
+    __shared__ u32 labels[KEY_ROWS];
+    const u32 first = blockIdx.x * KEY_ROWS, count = min(rows - first, (u32)KEY_ROWS);
+    const u32 start = blockIdx.y * KEY_COLS, width = min(cols - start, (u32)KEY_COLS);
+    if (threadIdx.x < count) labels[threadIdx.x] = target[first + threadIdx.x];
+    for (u32 i = threadIdx.x; i < count * width; i += SORT_THREADS) {
+        const u32 row = i / width, c = i - row * width;
+        tile[c][row] = p[(u64)(first + row) * cols + start + c];
+    }
+    __syncthreads();
+    for (u32 i = threadIdx.x; i < width * KEY_ROWS; i += SORT_THREADS) {
+        const u32 row = i % KEY_ROWS, c = i / KEY_ROWS;
+        if (row >= count) continue;
+        const float value = tile[c][row];
+        const float error = labels[row] == start + c ? 1.0f - value : value;
         const u32 key = error <= 1.0f ? ONE - __float_as_uint(error) : STRANGE;
-        keys[i] = target[row] == ignore ? IGNORED : key;
-        order[i] = row;
+        const u64 at = (u64)(start + c) * rows + first + row;
+        keys[at] = labels[row] == ignore ? IGNORED : key;
+        order[at] = first + row;
     }
 }
 

@@ -1,5 +1,5 @@
 // Backward of a norm that was reduced to scale and shift. Bound by bandwidth.
-#include "common.cuh"
+#include "columns.cuh"
 
 // Per column: d_gamma, d_beta and what every row gets, a x + b. One thread per column.
 extern "C" __global__ void norm_coefficients_backward_columns(
@@ -23,18 +23,17 @@ extern "C" __global__ void norm_coefficients_backward_columns(
     }
 }
 
-// d_x += a x + b. One thread per value, in strides of the grid.
-extern "C" __global__ void norm_coefficients_backward(
+// d_x += a x + b. A thread walks over a few rows of its column.
+extern "C" __global__ void __launch_bounds__(COLUMN_THREADS) norm_coefficients_backward(
     const float* __restrict__ x,       // [M, C]
     const float* __restrict__ affine,  // [2, C]
-    u64 n,                             // M * C
+    u64 rows,                          // M
     u32 cols,                          // C
+    u64 chunk_rows,                    // rows of a chunk
     float* __restrict__ d_x            // [M, C]
 ) {
-    for (u64 i = first_element(); i < n; i += element_stride()) {
-        u64 row;
-        u32 c;
-        place_of(i, cols, row, c);
-        d_x[i] += affine[c] * x[i] + affine[cols + c];
-    }
+    const ColumnShare s = column_share(rows, cols, chunk_rows);
+    if (!s.is_active) return;
+    const float a = affine[s.col], b = affine[cols + s.col];
+    for (u64 row = s.first; row < s.end; row += s.step) d_x[row * cols + s.col] += a * x[row * cols + s.col] + b;
 }

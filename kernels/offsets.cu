@@ -1,6 +1,10 @@
 // Offsets of pairs from coordinates, and the gradient that attention sends to them. On request only: no other kernel does
 // more for it. Bound by compute: a multiply-add per pair, channel and group.
 #include "pairs.cuh"
+#include "triples.cuh"
+
+#define OWNERS 8        // points of a warp in offsets_backward; as OWNERS in ops/offsets/mod.rs
+#define OWNER_WARPS 8  // warps of a block of it
 
 // offset = coord_j - coord_i, 0 where the neighbour is missing
 extern "C" __global__ void offsets_forward(
@@ -19,26 +23,48 @@ extern "C" __global__ void offsets_forward(
     }
 }
 
-// d_coord_i += sum over the pairs that point i is the neighbour of - sum over its own pairs whose neighbours exist
-extern "C" __global__ void offsets_backward(
+// d_coord_i += sum over the pairs that point i is the neighbour of - sum over its own pairs whose neighbours exist. A warp
+// takes eight points, one after another: 32 pairs at a time, of which its lanes add up the 96 numbers. What the lanes have
+// found goes to shared memory, where each lane adds up one number of the points' gradients.
+extern "C" __global__ void __launch_bounds__(32 * OWNER_WARPS) offsets_backward(
     const float* __restrict__ d_offsets,  // [N * K, 3]
     const u32* __restrict__ index,        // [N * K]
     const u32* __restrict__ starts,       // [N + 1], where the lists start
     const u32* __restrict__ lists,        // pairs that a point is the neighbour of
-    u64 n,                                // N * 3
+    u64 n,                                // N
     u32 k,
     float* __restrict__ d_coord           // [N, 3]
 ) {
-    for (u64 i = first_element(); i < n; i += element_stride()) {
-        u64 point;
-        u32 axis;
-        place_of(i, 3, point, axis);
-        float sum = 0.0f;
-        for (u32 at = starts[point]; at < starts[point + 1]; ++at) sum += d_offsets[(u64)lists[at] * 3 + axis];
-        for (u64 pair = point * k; pair < (point + 1) * k; ++pair)
-            if (index[pair] != MISSING) sum -= d_offsets[pair * 3 + axis];
-        d_coord[i] += sum;
+    __shared__ float warps[OWNER_WARPS][3 * OWNERS][33];  // point and axis, lane
+    float(*found)[33] = warps[threadIdx.x / 32];
+    const u64 first = warp_number() * OWNERS;
+    if (first >= n) return;
+    const u32 lane = lane_number(), count = n - first < OWNERS ? (u32)(n - first) : OWNERS;
+    const u32 start = lane <= count ? starts[first + lane] : 0;
+    for (u32 point = 0; point < count; ++point) {
+        float sum[3] = {0.0f, 0.0f, 0.0f}, lines[3];
+        const u32 from = __shfl_sync(0xFFFFFFFFu, start, point), to = __shfl_sync(0xFFFFFFFFu, start, point + 1);
+        for (u32 at = from; at < to; at += 32) {
+            gather_lines(d_offsets, at + lane < to ? lists[at + lane] : MISSING, lines);
+#pragma unroll
+            for (u32 j = 0; j < 3; ++j) sum[j] += lines[j];
+        }
+        for (u32 at = 0; at < k; at += 32) {
+            const u64 pair = (first + point) * k + at + lane;
+            const bool exists = at + lane < k && index[pair] != MISSING;
+            gather_lines(d_offsets, exists ? (u32)pair : MISSING, lines);
+#pragma unroll
+            for (u32 j = 0; j < 3; ++j) sum[j] -= lines[j];
+        }
+        // Every lane holds one number of each axis.
+#pragma unroll
+        for (u32 j = 0; j < 3; ++j) found[3 * point + (lane + 32 * j) % 3][lane] = sum[j];
     }
+    __syncwarp();
+    if (lane >= 3 * count) return;
+    float total = 0.0f;
+    for (u32 i = 0; i < 32; ++i) total += found[lane][i];
+    d_coord[3 * first + lane] += total;
 }
 
 // d_u of a chunk of points: what flows into the sums of h of every group. One thread per value, in strides of the grid.

@@ -82,21 +82,39 @@ extern "C" __global__ void __launch_bounds__(THREADS) relation_forward(
     }
 }
 
-// d_Aq -= sum over the pairs of a point. One thread per value, in strides of the grid.
-extern "C" __global__ void relation_backward_queries(
+// d_Aq -= sum over the pairs of a point. A block takes several points, whose numbers lie side by side: it copies them to
+// shared memory, where each thread adds up those of its points and groups. Without it, for numbers that do not fit there,
+// the threads read them themselves.
+extern "C" __global__ void __launch_bounds__(256) relation_backward_queries(
     const float* __restrict__ d_e,  // [N, K, G]
-    u64 n,                          // N * G
+    u64 n,                          // N
+    u32 points,                     // of a block
     u32 k,
     u32 groups,                     // G
+    u32 is_shared,                  // whether points (K + 1) G numbers fit into shared memory
     float* __restrict__ d_queries   // [N, G]
 ) {
-    for (u64 i = first_element(); i < n; i += element_stride()) {
-        u64 point;
-        u32 g;
-        place_of(i, groups, point, g);
+    extern __shared__ float tile[];
+    const u64 first = (u64)blockIdx.x * points;
+    const u32 count = n - first < points ? (u32)(n - first) : points, words = k * groups;
+    const float* numbers = d_e + first * words;
+    u32 pitch = words;
+    if (is_shared) {
+        // One row of groups more per point, so that the points of a warp lie in different banks.
+        pitch += groups;
+        for (u32 i = threadIdx.x; i < count * words; i += blockDim.x) {
+            const u32 point = i / words;
+            tile[i + point * groups] = numbers[i];
+        }
+        __syncthreads();
+        numbers = tile;
+    }
+    for (u32 i = threadIdx.x; i < count * groups; i += blockDim.x) {
+        const u32 point = i / groups;
+        const float* own = numbers + point * pitch + (i - point * groups);
         float sum = 0.0f;
-        for (u32 j = 0; j < k; ++j) sum += d_e[(point * k + j) * groups + g];
-        d_queries[i] -= sum;
+        for (u32 j = 0; j < k; ++j) sum += own[j * groups];
+        d_queries[first * groups + i] -= sum;
     }
 }
 

@@ -1,6 +1,6 @@
 // What a position multiplier needs besides matrix products: the hidden layer, differences of keys and queries, and sums.
 // The pairs come in chunks of bounded size, so that nothing of size N * K * C is stored. One thread per value, in strides
-// of the grid. Bound by bandwidth.
+// of the grid, where nothing else is said. Bound by bandwidth.
 #include "columns.cuh"
 #include "pairs.cuh"
 
@@ -9,12 +9,36 @@ __device__ __forceinline__ u64 pair_of(const u32* list, u64 first, u64 row) {
     return list ? list[first + row] : first + row;
 }
 
-// Channel c of the difference of key and query of a pair; a missing neighbour has key 0.
-__device__ __forceinline__ float difference(const float* keys, const float* queries, const u32* index, u64 pair, u32 k,
-                                            u32 channels, u32 c) {
-    const u32 neighbor = index[pair];
-    const float key = neighbor == MISSING ? 0.0f : keys[(u64)neighbor * channels + c];
-    return key - queries[pair / k * channels + c];
+// Consecutive rows that a thread walks over in its column, so that it reads the query of their point once.
+#define WALK 8  // as ColumnChunks::WALK
+
+// What a thread knows of the pairs of its rows: their neighbours, which all threads of a block have read together, and the
+// query at hand.
+struct Differences {
+    const float *keys, *queries;
+    u64 first;  // pair of the chunk
+    u32 k, channels, c;
+    u32* neighbors;  // [rows of the block]
+    u64 point;       // whose query is known
+    float query;
+
+    // Channel c of the difference of key and query of pair first + row, which is number `at` of the block; a missing
+    // neighbour has key 0.
+    __device__ __forceinline__ float of(u64 row, u32 at) {
+        const u64 own = (first + row) / k;
+        if (own != point) {
+            point = own;
+            query = queries[own * channels + c];
+        }
+        const u32 neighbor = neighbors[at];
+        return (neighbor == MISSING ? 0.0f : keys[(u64)neighbor * channels + c]) - query;
+    }
+};
+
+// Reads the neighbours of the rows of a block, by all of its threads.
+__device__ __forceinline__ void load_neighbors(const u32* index, u64 first, const ColumnShare& s, u64 chunk, u32* neighbors) {
+    for (u64 row = chunk + threadIdx.x; row < s.end; row += COLUMN_THREADS) neighbors[row - chunk] = index[first + row];
+    __syncthreads();
 }
 
 // h of all pairs of a chunk
@@ -44,16 +68,22 @@ extern "C" __global__ void relation_multiplier_forward(
     const float* __restrict__ queries,  // [N, C]
     const u32* __restrict__ index,      // [N * K], rows of keys
     u64 first,                          // of the chunk
-    u64 n,                              // rows of the chunk * C
+    u64 rows,                           // of the chunk
     u32 k,
     u32 channels,                       // C
+    u64 part_rows,                      // rows of a block: WALK for every thread of a column
     float* __restrict__ f               // [rows, C]
 ) {
-    for (u64 i = first_element(); i < n; i += element_stride()) {
-        u64 row;
-        u32 c;
-        place_of(i, channels, row, c);
-        f[i] *= difference(keys, queries, index, first + row, k, channels, c);
+    __shared__ u32 neighbors[WALK * COLUMN_THREADS];
+    const ColumnShare s = column_share(rows, channels, part_rows);
+    const u64 part = (u64)blockIdx.x * part_rows;
+    load_neighbors(index, first, s, part, neighbors);
+    if (!s.is_active) return;
+    Differences differences = {keys, queries, first, k, channels, s.col, neighbors, ~0ull, 0.0f};
+    u32 at = threadIdx.x / s.tile * WALK;
+    for (const u32 end = at + WALK; at < end && part + at < s.end; ++at) {
+        const u64 row = part + at;
+        f[row * channels + s.col] *= differences.of(row, at);
     }
 }
 
@@ -63,19 +93,25 @@ extern "C" __global__ void relation_multiplier_backward(
     const float* __restrict__ queries,  // [N, C]
     const u32* __restrict__ index,      // [N * K], rows of keys
     u64 first,                          // of the chunk
-    u64 n,                              // rows of the chunk * C
+    u64 rows,                           // of the chunk
     u32 k,
     u32 channels,                       // C
+    u64 part_rows,                      // rows of a block: WALK for every thread of a column
     float* __restrict__ f,              // [rows, C]
     float* __restrict__ d_r             // [rows, C]
 ) {
-    for (u64 i = first_element(); i < n; i += element_stride()) {
-        u64 row;
-        u32 c;
-        place_of(i, channels, row, c);
-        const float d = difference(keys, queries, index, first + row, k, channels, c);
-        f[i] *= d;
-        d_r[i] *= d;
+    __shared__ u32 neighbors[WALK * COLUMN_THREADS];
+    const ColumnShare s = column_share(rows, channels, part_rows);
+    const u64 part = (u64)blockIdx.x * part_rows;
+    load_neighbors(index, first, s, part, neighbors);
+    if (!s.is_active) return;
+    Differences differences = {keys, queries, first, k, channels, s.col, neighbors, ~0ull, 0.0f};
+    u32 at = threadIdx.x / s.tile * WALK;
+    for (const u32 end = at + WALK; at < end && part + at < s.end; ++at) {
+        const u64 row = part + at;
+        const float d = differences.of(row, at);
+        f[row * channels + s.col] *= d;
+        d_r[row * channels + s.col] *= d;
     }
 }
 
@@ -153,17 +189,28 @@ extern "C" __global__ void __launch_bounds__(COLUMN_THREADS) relation_multiplier
     u64 part_rows,                  // rows of a part
     float* __restrict__ d_position  // [parts, C, 4]
 ) {
+    __shared__ float offsets[3][COLUMN_THREADS];
     const ColumnShare s = column_share(rows, channels, part_rows);
     float sums[4] = {0.0f, 0.0f, 0.0f, 0.0f};
-    if (s.is_active)
-        for (u64 row = s.first; row < s.end; row += s.step) {
-            const u64 at = row * channels + s.col;
+    for (u64 batch = (u64)blockIdx.x * part_rows; batch < s.end; batch += COLUMN_THREADS) {
+        const u32 count = s.end - batch < COLUMN_THREADS ? (u32)(s.end - batch) : COLUMN_THREADS;
+        __syncthreads();
+        if (threadIdx.x < count) {
+            const u64 pair = first + batch + threadIdx.x;
+            offsets[0][threadIdx.x] = x[pair];
+            offsets[1][threadIdx.x] = y[pair];
+            offsets[2][threadIdx.x] = z[pair];
+        }
+        __syncthreads();
+        if (!s.is_active) continue;
+        for (u32 row = threadIdx.x / s.tile; row < count; row += s.step) {
+            const u64 at = (batch + row) * channels + s.col;
             const float d = h[at] > 0.0f ? d_h[at] : 0.0f;
-            sums[0] += d * x[first + row];
-            sums[1] += d * y[first + row];
-            sums[2] += d * z[first + row];
+#pragma unroll
+            for (int axis = 0; axis < 3; ++axis) sums[axis] += d * offsets[axis][row];
             sums[3] += d;
         }
+    }
 #pragma unroll
     for (int axis = 0; axis < 4; ++axis) {
         const float sum = column_sum(s, sums[axis]);

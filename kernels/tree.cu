@@ -21,12 +21,10 @@ extern "C" __global__ void __launch_bounds__(256) tree_keys(
     const u32* __restrict__ bounds,    // [B, 6], of element_bounds
     u64* __restrict__ keys             // [N]
 ) {
-    float low[3], side = 0.0f;
+    float low[3], high[3], side = 0.0f;
+    load_bounds_of(bounds, blockIdx.x, low, high);
 #pragma unroll
-    for (int axis = 0; axis < 3; ++axis) {
-        low[axis] = lowest_of(bounds, blockIdx.x, axis);
-        side = fmaxf(side, highest_of(bounds, blockIdx.x, axis) - low[axis]);
-    }
+    for (int axis = 0; axis < 3; ++axis) side = fmaxf(side, high[axis] - low[axis]);
     // Any scale gives a correct tree; that of points at one place or beyond the range of floats must only be a number.
     const float scale = side > 0.0f && side < INFINITY ? 65535.0f / side : 0.0f;
     const u32 end = starts[blockIdx.x + 1];
@@ -43,7 +41,7 @@ extern "C" __global__ void __launch_bounds__(256) tree_keys(
     }
 }
 
-// Fills the blocks of points and their boxes.
+// Fills the blocks of points and their boxes, eight by every block of threads.
 extern "C" __global__ void __launch_bounds__(256) tree_blocks(
     const float* __restrict__ coord,      // [N, 3]
     const u32* __restrict__ order,        // [N], points along the curve
@@ -54,20 +52,25 @@ extern "C" __global__ void __launch_bounds__(256) tree_blocks(
     float4* __restrict__ points,          // [M, 32], x, y, z and the bits of the row
     float* __restrict__ boxes             // [7, M]
 ) {
+    __shared__ float unions[7][8];  // of the blocks of the warps
     const u64 block = warp_number();
-    if (block >= blocks) return;
-    const u32 element = element_of(first_blocks, elements, (u32)block);
-    const u64 place = (u64)starts[element] + (block - first_blocks[element]) * 32 + lane_number();
-    // Unused places are NaN: their distance is not smaller than anything.
-    const float none = __uint_as_float(0x7FFFFFFFu);
-    float4 p = make_float4(none, none, none, __uint_as_float(MISSING));
-    if (place < starts[element + 1]) {
-        const u32 row = order[place];
-        p = make_float4(coord[3 * (u64)row], coord[3 * (u64)row + 1], coord[3 * (u64)row + 2], __uint_as_float(row));
+    if (block < blocks) {
+        const u32 element = element_of(first_blocks, elements, (u32)block);
+        const u64 place = (u64)starts[element] + (block - first_blocks[element]) * 32 + lane_number();
+        const u32 row = place < starts[element + 1] ? order[place] : MISSING;
+        float p[3];
+        gather_points(coord, row, p);
+        // Unused places are NaN: their distance is not smaller than anything.
+        const float none = __uint_as_float(0x7FFFFFFFu);
+#pragma unroll
+        for (int axis = 0; axis < 3; ++axis) p[axis] = row == MISSING ? none : p[axis];
+        points[block * 32 + lane_number()] = make_float4(p[0], p[1], p[2], __uint_as_float(row));
+        const Box box = warp_union({{p[0], p[1], p[2]}, {p[0], p[1], p[2]}, row});
+        if (lane_number() == 0) store_box(box, &unions[0][0], 8, threadIdx.x / 32);
     }
-    points[block * 32 + lane_number()] = p;
-    Box box = {{p.x, p.y, p.z}, {p.x, p.y, p.z}, __float_as_uint(p.w)};
-    store_union(box, boxes, blocks, (u32)block);
+    __syncthreads();
+    const u32 plane = threadIdx.x / 8, at = blockIdx.x * 8 + threadIdx.x % 8;
+    if (plane < 7 && at < blocks) boxes[(u64)plane * blocks + at] = unions[plane][threadIdx.x % 8];
 }
 
 // Fills a level of boxes from the level below.
@@ -82,5 +85,6 @@ extern "C" __global__ void __launch_bounds__(256) tree_level(
     const u64 child = node * 32 + lane_number();
     Box box = {{INFINITY, INFINITY, INFINITY}, {-INFINITY, -INFINITY, -INFINITY}, MISSING};
     if (child < children) box = load_box(below, children, (u32)child);
-    store_union(box, boxes, nodes, (u32)node);
+    box = warp_union(box);
+    if (lane_number() == 0) store_box(box, boxes, nodes, (u32)node);
 }

@@ -40,10 +40,8 @@ __device__ __forceinline__ Box warp_union(Box box) {
     return box;
 }
 
-// Writes the box around the boxes of a warp.
-__device__ __forceinline__ void store_union(Box box, float* boxes, u32 count, u32 i) {
-    box = warp_union(box);
-    if (lane_number() != 0) return;
+// Writes box `i` of a level of `count` boxes.
+__device__ __forceinline__ void store_box(const Box& box, float* boxes, u32 count, u32 i) {
 #pragma unroll
     for (int axis = 0; axis < 3; ++axis) {
         boxes[(u64)axis * count + i] = box.low[axis];

@@ -4,6 +4,7 @@
 //   dq_i += ds (k_j + Tq[b])
 //   per axis dTq[b] += ds q_i, dTk[b] += ds k_j, dTv[b] += p dy_i
 // Blocks as in window_attention.cu. Bound by shared memory: the tables' gradients are read and written once per pair.
+#include "triples.cuh"
 #include "windows.cuh"
 
 // flow[h, position] = dy . y of a head. One warp per pair of them, its lanes across the channels.
@@ -231,10 +232,25 @@ extern "C" __global__ void __launch_bounds__(WINDOW_THREADS, 1) window_attention
         backward_queries<32, false>(qkv, packed, d_y, saved, flow, lists, channels, heads, quantization, d_qkv, partials);
 }
 
-// Adds the blocks' gradients to those of the tables, in order. One thread per value of a block's, in strides of the grid.
+// Where the gradient of entry i of all tables goes: its three numbers, one per axis, or nowhere.
+struct TableEntries {
+    u32 rows, heads, width, chunk_width, chunks;
+    float* tables[3];
+
+    __device__ __forceinline__ float* of(u64 i) const {
+        const u32 words = 3 * rows * chunk_width, own = (u32)(i / words), word = (u32)(i % words);
+        const u32 table = word / chunk_width % 3, row = word / (3 * chunk_width);
+        const u32 head = own / chunks, channel = own % chunks * chunk_width + word % chunk_width;
+        float* out = table == 0 ? tables[0] : table == 1 ? tables[1] : tables[2];
+        return out && channel < width ? out + (((u64)row * heads + head) * width + channel) * 3 : nullptr;
+    }
+};
+
+// Adds the blocks' gradients to those of the tables, in order. One thread per entry, three numbers, of a block's, in strides
+// of the grid; what a warp adds changes lanes, so that the three numbers of an entry are written side by side.
 extern "C" __global__ void window_attention_add_tables(
     const float* __restrict__ partials,  // [H, chunks, blocks, 3, T, 3, D]
-    u64 n,                               // H * chunks * 3 * T * 3 * D
+    u64 n,                               // H * chunks * T * 3 * D
     u32 blocks,
     u32 rows,                            // T
     u32 heads,                           // H
@@ -244,15 +260,25 @@ extern "C" __global__ void window_attention_add_tables(
     float* __restrict__ key,             // [T, H, d, 3], or null
     float* __restrict__ value            // [T, H, d, 3], or null
 ) {
-    const u32 words = 9 * rows * chunk_width, chunks = (width + chunk_width - 1) / chunk_width;
-    for (u64 at = first_element(); at < n; at += element_stride()) {
-        const u32 word = (u32)(at % words), own = (u32)(at / words);
-        const u32 table = word / chunk_width % 3, entry = word / (3 * chunk_width);
-        const u32 head = own / chunks, channel = own % chunks * chunk_width + word % chunk_width;
-        float* out = table == 0 ? query : table == 1 ? key : value;
-        if (!out || channel >= width) continue;
-        float sum = 0.0f;
-        for (u32 block = 0; block < blocks; ++block) sum += partials[((u64)own * blocks + block) * words + word];
-        out[(((u64)(entry % rows) * heads + head) * width + channel) * 3 + entry / rows] += sum;
+    const u32 words = 3 * rows * chunk_width;  // of an axis
+    const TableEntries entries = {rows, heads, width, chunk_width, (width + chunk_width - 1) / chunk_width, {query, key, value}};
+    for (u64 first = first_of_warp(); first < n; first += element_stride()) {
+        const u64 at = first + lane_number();
+        float sum[3] = {0.0f, 0.0f, 0.0f}, lines[3] = {0.0f, 0.0f, 0.0f};
+        if (at < n) {
+            const u64 own = at / words;
+            const float* partial = partials + own * blocks * 3 * words + (at - own * words);
+            for (u32 block = 0; block < blocks; ++block)
+#pragma unroll
+                for (u32 axis = 0; axis < 3; ++axis) sum[axis] += partial[((u64)block * 3 + axis) * words];
+        }
+        lines_of(sum, lines);
+#pragma unroll
+        for (u32 j = 0; j < 3; ++j) {
+            const u32 number = 32 * j + lane_number();
+            if (first + number / 3 >= n) continue;
+            float* out = entries.of(first + number / 3);
+            if (out) out[number % 3] += lines[j];
+        }
     }
 }

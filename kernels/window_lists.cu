@@ -13,7 +13,6 @@
 
 // Flags that are set in [from, to) of running totals.
 __device__ __forceinline__ u32 between(const u32* totals, u64 from, u64 to) { return totals[to] - totals[from]; }
-__device__ __forceinline__ bool is_set(const u32* totals, u64 at) { return totals[at + 1] != totals[at]; }
 
 // First of n ascending keys that is not below `key`.
 __device__ __forceinline__ u32 first_not_below(const u64* keys, u32 n, u64 key) {
@@ -55,16 +54,21 @@ extern "C" __global__ void __launch_bounds__(256) window_keys(
     u64* __restrict__ keys             // [N]
 ) {
     u64 count[3];
+    float start[3];
+    const float extreme = frame[min(lane_number(), 5u)];
 #pragma unroll
-    for (int axis = 0; axis < 3; ++axis) count[axis] = window_cell(frame[3 + axis], shift, frame[axis], size) + 1;
+    for (int axis = 0; axis < 3; ++axis) {
+        start[axis] = __shfl_sync(0xFFFFFFFFu, extreme, axis);
+        count[axis] = window_cell(__shfl_sync(0xFFFFFFFFu, extreme, 3 + axis), shift, start[axis], size) + 1;
+    }
     const u32 end = starts[blockIdx.x + 1];
     for (u64 first = first_of_element(starts); first < end; first += element_step()) {
         float p[3];
         load_points(coord, first, end, p);
         const u64 i = first + lane_number();
         if (i >= end) continue;
-        const u64 x = window_cell(p[0], shift, frame[0], size), y = window_cell(p[1], shift, frame[1], size),
-                  z = window_cell(p[2], shift, frame[2], size);
+        const u64 x = window_cell(p[0], shift, start[0], size), y = window_cell(p[1], shift, start[1], size),
+                  z = window_cell(p[2], shift, start[2], size);
         keys[i] = x + count[0] * (y + count[1] * (z + count[2] * blockIdx.x));
     }
 }
@@ -97,21 +101,21 @@ extern "C" __global__ void window_places(
     float* __restrict__ y,             // [N]
     float* __restrict__ z              // [N]
 ) {
-    for (u64 i = first_element(); i < n; i += element_stride()) {
-        const u32 row = by_large ? by_large[by_small[i]] : by_small[i];
+    for (u64 first = first_of_warp(); first < n; first += element_stride()) {
+        const u64 i = first + lane_number();
+        const u32 row = i >= n ? MISSING : by_large ? by_large[by_small[i]] : by_small[i];
+        float place[3];
+        gather_points(coord, row, place);
+        if (i >= n) continue;
         order[i] = row;
         positions[row] = (u32)i;
         if (large) large_at[i] = large[row];
-        float place[3];
+        if (step > 0.0f)
 #pragma unroll
-        for (int axis = 0; axis < 3; ++axis) {
-            const float p = coord[3 * (u64)row + axis];
-            place[axis] = p;
-            if (step > 0.0f) {
-                const float inside = fmodf(__fadd_rn(__fsub_rn(p, frame[axis]), shift), size);
+            for (int axis = 0; axis < 3; ++axis) {
+                const float inside = fmodf(__fadd_rn(__fsub_rn(place[axis], frame[axis]), shift), size);
                 place[axis] = truncf(__fdiv_rn(inside, step));
             }
-        }
         x[i] = place[0];
         y[i] = place[1];
         z[i] = place[2];
@@ -135,9 +139,14 @@ extern "C" __global__ void window_heads(
     u64 n,
     u32* __restrict__ heads            // [2N]
 ) {
-    for (u64 i = first_element(); i < n; i += element_stride()) {
-        const bool starts = i == 0 || small[i - 1] != small[i];
-        heads[i] = starts || (large && large[i - 1] != large[i]);
+    for (u64 first = first_of_warp(); first < n; first += element_stride()) {
+        const u64 i = first + lane_number();
+        u64 previous, outer = 0, previous_outer = 0;
+        const u64 inner = with_previous(small, i, n, previous);
+        if (large) outer = with_previous(large, i, n, previous_outer);
+        if (i >= n) continue;
+        const bool starts = i == 0 || previous != inner;
+        heads[i] = starts || previous_outer != outer;
         heads[n + i] = starts;
     }
 }
@@ -154,19 +163,23 @@ extern "C" __global__ void window_starts(
     u32* __restrict__ entries,         // [D], S of them are filled
     u64* __restrict__ entry_keys       // [D], all bits set behind the first S
 ) {
-    const u32 different = between(flags, 2 * n, 3 * n);
-    for (u64 i = first_element(); i < max(n, sampled); i += element_stride()) {
+    const u32 groups = flags[n], windows = flags[2 * n], different = flags[3 * n] - windows;
+    for (u64 first = first_of_warp(); first < max(n, sampled); first += element_stride()) {
+        const u64 i = first + lane_number();
         if (i >= different && i < sampled) entry_keys[i] = ~0ull;
+        if (first >= n) continue;
+        u32 group, number, entry;  // of what follows the position
+        const u32 groups_before = with_next(flags, i, n, group);
+        const u32 windows_before = with_next(flags + n, i, n, number);
+        const u32 entries_before = with_next(flags + 2 * n, i, n, entry);
         if (i >= n) continue;
-        const u32 group = flags[i + 1] - 1, number = between(flags, n, n + i + 1) - 1;
-        if (is_set(flags, i)) group_starts[group] = (u32)i;
-        if (is_set(flags, n + i)) window_starts[number] = (u32)i;
-        if (i == n - 1) group_starts[group + 1] = window_starts[number + 1] = (u32)n;
-        window[i] = number;
-        if (is_set(flags, 2 * n + i)) {
-            const u32 entry = between(flags, 2 * n, 2 * n + i);
-            entries[entry] = (u32)i;
-            entry_keys[entry] = large[i];
+        if (group != groups_before) group_starts[groups_before] = (u32)i;
+        if (number != windows_before) window_starts[windows_before - groups] = (u32)i;
+        if (i == n - 1) group_starts[group] = window_starts[number - groups] = (u32)n;
+        window[i] = number - groups - 1;
+        if (entry != entries_before) {
+            entries[entries_before - windows] = (u32)i;
+            entry_keys[entries_before - windows] = large[i];
         }
     }
 }
@@ -183,21 +196,23 @@ extern "C" __global__ void window_tile_heads(
     u32* __restrict__ heads                 // [2N + 2D]
 ) {
     const u32 different = between(flags, 2 * n, 3 * n);
-    for (u64 i = first_element(); i < max(n, sampled); i += element_stride()) {
+    for (u64 first = first_of_warp(); first < max(n, sampled); first += element_stride()) {
+        const u64 i = first + lane_number();
         if (i < n) {
             heads[i] = ((u32)i - group_starts[flags[i + 1] - 1]) % LIST_TILE == 0;
             heads[n + i] = ((u32)i - window_starts[window[i]]) % LIST_TILE == 0;
         }
-        if (i < sampled) {
-            bool starts_list = false, starts_tile = false;
-            if (i < different) {
-                const u32 first = first_not_below(entry_keys, different, entry_keys[i]);
-                starts_list = first == i;
-                starts_tile = ((u32)i - first) % LIST_TILE == 0;
-            }
-            heads[2 * n + i] = starts_list;
-            heads[2 * n + sampled + i] = starts_tile;
-        }
+        if (first >= sampled) continue;
+        u64 previous;
+        const u64 key = with_previous(entry_keys, i, sampled, previous);
+        const bool exists = i < different, starts_list = exists && (i == 0 || previous != key);
+        // Where the list of the entry starts: in this warp, or where the list of the warp's first entry does.
+        const u32 before = __ballot_sync(0xFFFFFFFFu, starts_list) & (0xFFFFFFFFu >> (31 - lane_number()));
+        u32 start = first_not_below(entry_keys, (u32)first, __shfl_sync(0xFFFFFFFFu, key, 0));
+        if (before) start = (u32)first + 31 - __clz(before);
+        if (i >= sampled) continue;
+        heads[2 * n + i] = starts_list;
+        heads[2 * n + sampled + i] = exists && ((u32)i - start) % LIST_TILE == 0;
     }
 }
 
@@ -210,15 +225,15 @@ extern "C" __global__ void window_sizes(
     u64 sampled,                       // D
     u32* __restrict__ sizes            // [12]: G, S, query tiles, key tiles, L, tiles of sampled keys, frame
 ) {
+    // The totals that sizes are differences of, one per lane.
     const u32 i = threadIdx.x;
-    const u64 lists = 2 * n + sampled;
-    if (i == 0) sizes[i] = flags[n];
-    if (i == 1) sizes[i] = between(flags, 2 * n, 3 * n);
-    if (i == 2) sizes[i] = tiles[n];
-    if (i == 3) sizes[i] = between(tiles, n, 2 * n);
-    if (i == 4) sizes[i] = between(tiles, 2 * n, lists);
-    if (i == 5) sizes[i] = between(tiles, lists, lists + sampled);
-    if (i >= 6 && i < 12) sizes[i] = __float_as_uint(frame[i - 6]);
+    const u64 lists = 2 * n + sampled, place = i < 3 ? (i + 1) * n : i < 5 ? (i - 2) * n : i == 5 ? lists : lists + sampled;
+    const u32 mine = i < 7 ? i < 3 ? flags[place] : tiles[place] : 0;
+    const u32 to = i == 0 ? 0 : i == 1 ? 2 : min(i + 1, 31u), from = i == 1 ? 1 : i;
+    const u32 total = __shfl_sync(0xFFFFFFFFu, mine, to), before = __shfl_sync(0xFFFFFFFFu, mine, from);
+    u32 size = i == 0 || i == 2 ? total : total - before;
+    if (i >= 6 && i < 12) size = __float_as_uint(frame[i - 6]);
+    if (i < 12) sizes[i] = size;
 }
 
 // groups[g] = end of the queries, first and end of the dense keys, list of the large window; list 0 is empty
@@ -261,17 +276,23 @@ extern "C" __global__ void window_tiles(
     u32* __restrict__ index             // [S]
 ) {
     const u32* lists = tiles + 2 * n;
-    for (u64 i = first_element(); i < n; i += element_stride()) {
+    const u32 tiles_before = tiles[n], lists_before = sampled ? lists[0] : 0;
+    for (u64 first = first_of_warp(); first < n; first += element_stride()) {
+        const u64 i = first + lane_number();
+        u32 tile, key_tile, list = 0, through = 0;  // of what follows the position
+        const u32 own_tile = with_next(tiles, i, n, tile), own_key_tile = with_next(tiles + n, i, n, key_tile);
+        // There are no more sampled positions than positions.
+        if (first < sampled) list = with_next(lists, i, sampled, through);
+        if (i >= n) continue;
         const u32 group = flags[i + 1] - 1;
         const uint4 g = groups[group];
         list_of[i] = g.w;
-        if (is_set(tiles, i)) queries[tiles[i]] = make_uint2(group, (u32)i);
-        if (is_set(tiles, n + i))
-            dense[between(tiles, n, n + i)] = make_uint4((u32)i, min((u32)i + LIST_TILE, g.z), g.y, g.z);
-        // There are no more sampled positions than positions.
+        if (tile != own_tile) queries[own_tile] = make_uint2(group, (u32)i);
+        if (key_tile != own_key_tile)
+            dense[own_key_tile - tiles_before] = make_uint4((u32)i, min((u32)i + LIST_TILE, g.z), g.y, g.z);
         if (i < sampled) {
             index[i] = entries[by_large[i]];
-            if (is_set(lists, i)) offsets[between(lists, 0, i + 1)] = (u32)i;
+            if (through != list) offsets[through - lists_before] = (u32)i;
         }
         if (i == 0) {
             offsets[0] = 0;
@@ -289,10 +310,14 @@ extern "C" __global__ void window_sparse_tiles(
     u64 n,                              // S
     uint4* __restrict__ sparse          // [tiles]
 ) {
-    for (u64 i = first_element(); i < n; i += element_stride()) {
-        if (!is_set(tiles, i)) continue;
-        const u32 list = between(lists, 0, i + 1);
+    const u32 lists_before = lists[0], tiles_before = tiles[0];
+    for (u64 first = first_of_warp(); first < n; first += element_stride()) {
+        const u64 i = first + lane_number();
+        u32 through;
+        const u32 tile = with_next(tiles, i, n, through);
+        if (i >= n || tile == through) continue;
+        const u32 list = lists[i + 1] - lists_before;
         const u32 end = min((u32)i + LIST_TILE, offsets[list + 1]);
-        sparse[between(tiles, 0, i)] = make_uint4((u32)i, end, members[list], members[list + 1]);
+        sparse[tile - tiles_before] = make_uint4((u32)i, end, members[list], members[list + 1]);
     }
 }

@@ -292,7 +292,7 @@ impl BatchNorm {
 impl BatchNorm {
     fn cuda_forward(&self, gpu: Gpu, io: &Forward<'_>) -> Result<()> {
         let shape = io.shape(0);
-        let (n, cols) = (shape.len(), shape.cols);
+        let cols = shape.cols;
         let kept = io.saved_on(0).unwrap_or(io.scratch_on());
         let batch = self.statistics == Statistics::Batch;
         coefficients_on(
@@ -308,15 +308,17 @@ impl BatchNorm {
                 batch: batch.then(|| [io.output_on(1), io.output_on(2)]),
             },
         )?;
+        let chunks = ColumnChunks::short(shape);
         let args = args![
             io.input_on(0),
             kept,
-            n,
+            shape.rows,
             cols as u32,
+            chunks.rows,
             self.relu,
             io.output_on(0)
         ];
-        gpu.launch(&KERNELS, "batch_norm_forward", Grid::strided(n), args)
+        gpu.launch(&KERNELS, "batch_norm_forward", chunks.grid(cols), args)
     }
 
     fn cuda_backward(&self, gpu: Gpu, io: &Backward<'_>) -> Result<()> {
@@ -360,9 +362,19 @@ impl BatchNorm {
         let Some(d_x) = io.d_input_on(0) else {
             return Ok(());
         };
-        let n = rows * cols;
-        let args = args![x, kept, affine, d_y, n, width, self.relu, d_x];
-        gpu.launch(&KERNELS, "batch_norm_backward", Grid::strided(n), args)
+        let chunks = ColumnChunks::short(io.shape(0));
+        let args = args![
+            x,
+            kept,
+            affine,
+            d_y,
+            rows,
+            width,
+            chunks.rows,
+            self.relu,
+            d_x
+        ];
+        gpu.launch(&KERNELS, "batch_norm_backward", chunks.grid(cols), args)
     }
 }
 

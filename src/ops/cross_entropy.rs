@@ -23,6 +23,9 @@ use rayon::prelude::*;
 
 kernels!("cross_entropy");
 
+/// Rows of a block of the backward kernel.
+const ROWS_OF_BLOCK: usize = 64;
+
 /// Weighted mean of −log softmax(x)\[target\].
 #[derive(Debug, Clone)]
 pub struct CrossEntropy {
@@ -265,10 +268,11 @@ impl CrossEntropy {
         let (Some(d_loss), Some(d_x)) = (io.d_output_on(0), io.d_input_on(0)) else {
             return Ok(());
         };
-        let (n, cols) = (io.shape(0).len(), io.shape(0).cols as u32);
+        let Shape { rows, cols } = io.shape(0);
         let (p, weights, target) = (io.saved_on(0), io.saved_on(1), self.target.on(gpu)?);
-        let args = args![p, weights, target, d_loss, n, cols, d_x];
-        gpu.launch(&KERNELS, "cross_entropy_backward", Grid::strided(n), args)
+        let args = args![p, weights, target, d_loss, rows, cols as u32, d_x];
+        let grid = Grid::new(rows.div_ceil(ROWS_OF_BLOCK), 256);
+        gpu.launch(&KERNELS, "cross_entropy_backward", grid, args)
     }
 }
 

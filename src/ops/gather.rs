@@ -11,6 +11,7 @@
 //! Backward: dx[s] = Σ dy[i] over the i that use s, in ascending order, by the inverse list. Saves and reads nothing.
 //! Errors: an index of S or more; inverse lists of other than S rows, or of places that the index does not have.
 
+use super::statistics::ColumnChunks;
 use crate::device::cuda::{Grid, args, kernels};
 use crate::device::simd::{Kernel, Simd, dispatch};
 use crate::device::{Array, Device, Gpu, Pointer, parallel};
@@ -145,7 +146,8 @@ pub(super) struct Listed<'a> {
 impl Listed<'_> {
     /// As [`add_listed_rows`], on a GPU: `out` and `x` have `cols` columns.
     pub fn add(&self, gpu: Gpu, x: Pointer, cols: usize, out: Pointer) -> Result<()> {
-        let n = self.lists.len() * cols;
+        let lists = self.lists.len();
+        let chunks = ColumnChunks::single(Shape::new(lists, cols));
         let (offsets, index) = (self.lists.offsets.on(gpu)?, self.lists.index.on(gpu)?);
         let args = args![
             x,
@@ -153,11 +155,12 @@ impl Listed<'_> {
             index,
             self.weight,
             self.k as u32,
-            n,
+            lists,
             cols as u32,
+            chunks.rows,
             out
         ];
-        gpu.launch(&KERNELS, "add_listed_rows", Grid::strided(n), args)
+        gpu.launch(&KERNELS, "add_listed_rows", chunks.grid(cols), args)
     }
 }
 

@@ -25,6 +25,18 @@ const ROWS: usize = 256;
 
 kernels!("layer_norm");
 
+/// Warps of a block, and rows that it takes.
+const NORM_WARPS: usize = 8;
+const NORM_ROWS: usize = 16;
+
+/// Channels that the kernels keep in shared memory, `planes` numbers of each, and the blocks of their launch.
+fn norm_grid(rows: usize, cols: usize, planes: usize) -> (u32, Grid) {
+    // As much as every block may ask for.
+    let held = cols.min((48 << 10) / 4 / planes);
+    let grid = Grid::new(rows.div_ceil(NORM_ROWS), 32 * NORM_WARPS as u32);
+    (held as u32, grid.shared(4 * held * planes))
+}
+
 /// Layer norm; inputs x, γ, β.
 #[derive(Debug, Clone, Copy)]
 pub struct LayerNorm {
@@ -222,16 +234,18 @@ impl LayerNorm {
 
     fn cuda_forward(&self, gpu: Gpu, io: &Forward<'_>) -> Result<()> {
         let Shape { rows, cols } = io.shape(0);
+        let (held, grid) = norm_grid(rows, cols, 2 + NORM_WARPS);
         let args = args![
             io.input_on(0),
             io.input_on(1),
             io.input_on(2),
             rows,
             cols as u32,
+            held,
             self.epsilon,
             io.output_on(0)
         ];
-        gpu.launch(&KERNELS, "layer_norm_forward", Grid::warps(rows), args)
+        gpu.launch(&KERNELS, "layer_norm_forward", grid, args)
     }
 
     fn cuda_backward(&self, gpu: Gpu, io: &Backward<'_>) -> Result<()> {
@@ -241,8 +255,9 @@ impl LayerNorm {
         let Shape { rows, cols } = io.shape(0);
         let (x, width, moments) = (io.input_on(0), cols as u32, io.scratch_on());
         let (gamma, d_x) = (io.input_on(1), io.d_input_on(0));
-        let args = args![x, gamma, d_y, rows, width, self.epsilon, moments, d_x];
-        gpu.launch(&KERNELS, "layer_norm_backward_x", Grid::warps(rows), args)?;
+        let (held, grid) = norm_grid(rows, cols, 1 + 2 * NORM_WARPS);
+        let args = args![x, gamma, d_y, rows, width, held, self.epsilon, moments, d_x];
+        gpu.launch(&KERNELS, "layer_norm_backward_x", grid, args)?;
         let chunks = ColumnChunks::new(rows);
         let partials = moments.offset(2 * rows);
         let args = args![

@@ -213,14 +213,10 @@ impl NormCoefficients {
         gpu.launch(&KERNELS, name, Grid::strided(cols), args)?;
         match (self.statistics, io.d_input_on(0)) {
             (Statistics::Batch, Some(d_x)) => {
-                let n = rows * cols;
-                let args = args![io.input_on(0), affine, n, cols as u32, d_x];
-                gpu.launch(
-                    &KERNELS,
-                    "norm_coefficients_backward",
-                    Grid::strided(n),
-                    args,
-                )
+                let chunks = ColumnChunks::short(io.shape(0));
+                let args = args![io.input_on(0), affine, rows, cols as u32, chunks.rows, d_x];
+                let name = "norm_coefficients_backward";
+                gpu.launch(&KERNELS, name, chunks.grid(cols), args)
             }
             _ => Ok(()),
         }

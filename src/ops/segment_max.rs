@@ -13,6 +13,7 @@
 //! Errors: a segment names a row that x does not have, or that another segment names.
 
 use super::award::Award;
+use super::statistics::ColumnChunks;
 use crate::device::cuda::{Grid, args, kernels};
 use crate::device::simd::dispatch;
 use crate::device::{Array, Device, parallel};
@@ -132,9 +133,18 @@ impl Op for SegmentMax {
         match io.device() {
             Device::Cuda(gpu) => {
                 if let (Some(d_y), Some(d_x)) = (io.d_output_on(0), io.d_input_on(0)) {
-                    let n = io.shape(0).len();
-                    let args = args![cluster.on(gpu)?, io.saved_on(0), d_y, n, cols as u32, d_x];
-                    gpu.launch(&KERNELS, "segment_max_backward", Grid::strided(n), args)?;
+                    let Shape { rows, cols } = io.shape(0);
+                    let chunks = ColumnChunks::short(io.shape(0));
+                    let args = args![
+                        cluster.on(gpu)?,
+                        io.saved_on(0),
+                        d_y,
+                        rows,
+                        cols as u32,
+                        chunks.rows,
+                        d_x
+                    ];
+                    gpu.launch(&KERNELS, "segment_max_backward", chunks.grid(cols), args)?;
                 }
             }
             Device::Cpu => {

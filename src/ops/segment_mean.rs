@@ -12,6 +12,7 @@
 //! Errors: a segment names a row that x does not have.
 
 use super::gather::add_listed_rows;
+use super::statistics::ColumnChunks;
 use crate::device::cuda::{Grid, args, kernels};
 use crate::device::{Device, parallel};
 use crate::geometry::Ragged;
@@ -105,9 +106,11 @@ impl Op for SegmentMean {
                     let Shape { rows, cols } = io.shape(0);
                     let offsets = self.segments.offsets.on(gpu)?;
                     let (rows_of, index) = (inverse.offsets.on(gpu)?, inverse.index.on(gpu)?);
-                    let n = rows * cols;
-                    let args = args![offsets, rows_of, index, d_y, n, cols as u32, d_x];
-                    gpu.launch(&KERNELS, "segment_mean_backward", Grid::strided(n), args)?;
+                    let chunks = ColumnChunks::short(io.shape(0));
+                    let width = cols as u32;
+                    let args = args![offsets, rows_of, index, d_y, rows, width, chunks.rows, d_x];
+                    let grid = chunks.grid(cols);
+                    gpu.launch(&KERNELS, "segment_mean_backward", grid, args)?;
                 }
             }
             Device::Cpu => {

@@ -243,12 +243,34 @@ impl ColumnChunks {
     const ROWS: usize = 256;
     /// Most chunks.
     const COUNT: usize = 1024;
+    /// Rows that a thread meets in a short chunk.
+    const WALK: usize = 8;
 
     /// The chunks of `rows` rows.
     pub fn new(rows: usize) -> Self {
         let chunk = rows.div_ceil(Self::COUNT).max(Self::ROWS);
         let count = rows.div_ceil(chunk);
         ColumnChunks { rows: chunk, count }
+    }
+
+    /// Short chunks for a kernel that keeps numbers of its column while it walks over rows: a thread meets as many rows as
+    /// make those numbers cheap, and there are blocks enough.
+    pub fn short(shape: Shape) -> Self {
+        Self::walks(shape, Self::WALK)
+    }
+
+    /// Chunks of as many rows as a block has side by side: every thread meets one.
+    pub fn single(shape: Shape) -> Self {
+        Self::walks(shape, 1)
+    }
+
+    fn walks(shape: Shape, walk: usize) -> Self {
+        let side_by_side = Self::THREADS as usize / shape.cols.clamp(1, Self::THREADS as usize);
+        let rows = walk * side_by_side;
+        ColumnChunks {
+            rows,
+            count: shape.rows.div_ceil(rows),
+        }
     }
 
     /// One block per chunk and tile of columns.

@@ -25,7 +25,7 @@ pub struct Bytes {
     pub channels: usize,
     /// N
     pub points: usize,
-    /// Distinct bytes of each kernel.
+    /// Bytes of the distinct sectors of each kernel.
     pub least: u64,
     /// Bytes that requests moved.
     pub requested: u64,
@@ -93,7 +93,7 @@ pub fn windows(levels: [usize; 4]) -> Result<Vec<Bytes>> {
     STAGES.into_iter().zip(levels).map(layer).collect()
 }
 
-/// Distinct bytes and requested ones of what `run` launches.
+/// Distinct sectors and requested ones of what `run` launches.
 fn moved(run: impl FnOnce() -> Result<()>) -> Result<[u64; 2]> {
     Gpu::Emulator.open()?;
     Counts::take()?;

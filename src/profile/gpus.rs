@@ -61,7 +61,7 @@ pub struct Bound {
 /// What a bound is made of.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Work {
-    /// Distinct bytes of global memory read and written.
+    /// Bytes of the distinct sectors of global memory read and written.
     pub bytes: u64,
     /// Instructions of warps.
     pub instructions: u64,
@@ -95,7 +95,7 @@ impl std::ops::AddAssign for Work {
 }
 
 impl Card {
-    /// The longest of: moving the distinct bytes once; issuing the instructions, four a clock and multiprocessor;
+    /// The longest of: moving the distinct sectors once; issuing the instructions, four a clock and multiprocessor;
     /// serving shared memory, one wavefront a clock and multiprocessor; the products.
     pub fn bound(&self, work: Work) -> Bound {
         let clocks = self.multiprocessors * self.clock * 1e3; // per microsecond

@@ -60,9 +60,9 @@ pub struct KernelProfile {
     pub threads: u64,
     /// Most shared memory of a block, static and dynamic, in bytes.
     pub shared_bytes: u64,
-    /// Distinct global bytes read, launch by launch.
+    /// Bytes of the distinct sectors of global memory read, launch by launch.
     pub global_bytes_read: u64,
-    /// Distinct global bytes written, launch by launch.
+    /// Bytes of the distinct sectors written, launch by launch.
     pub global_bytes_written: u64,
     /// The whole kernel.
     #[serde(flatten)]

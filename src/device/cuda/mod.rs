@@ -139,7 +139,7 @@ pub fn source_line(kernels: &Kernels, file: &str, number: u32) -> Option<&'stati
 }
 
 /// What kernel files may include: names and texts.
-const HEADERS: [(&std::ffi::CStr, &str); 10] = [
+const HEADERS: [(&std::ffi::CStr, &str); 11] = [
     (c"common.cuh", include_str!("../../../kernels/common.cuh")),
     (c"columns.cuh", include_str!("../../../kernels/columns.cuh")),
     (
@@ -159,6 +159,7 @@ const HEADERS: [(&std::ffi::CStr, &str); 10] = [
     (c"pairs.cuh", include_str!("../../../kernels/pairs.cuh")),
     (c"search.cuh", include_str!("../../../kernels/search.cuh")),
     (c"tree.cuh", include_str!("../../../kernels/tree.cuh")),
+    (c"triples.cuh", include_str!("../../../kernels/triples.cuh")),
 ];
 
 /// Declares the device code of `kernels/<name>.cu` as `static KERNELS`, or under another name.

@@ -20,6 +20,9 @@ const STATE: usize = 12;
 /// Bytes of shared memory that the kernel has beside.
 const BESIDE: usize = 1024;
 
+/// Samples that a warp takes of those that are known.
+const PREFIX: usize = 256;
+
 /// Rows of the farthest points, `counts` per element, one element after another. Errors as
 /// [`farthest_of_tree`](crate::geometry::farthest_of_tree).
 pub fn farthest(tree: &Tree, counts: &[usize]) -> Result<Array<u32>> {
@@ -89,7 +92,7 @@ pub fn prefix(
     gpu.launch(
         &KERNELS,
         "farthest_point_prefix",
-        Grid::strided(count),
+        Grid::warps(count.div_ceil(PREFIX)),
         args,
     )?;
     Ok(Array::of_rows(taken, count, cloud.coord.len()))
@@ -99,12 +102,7 @@ pub fn prefix(
 pub fn coord(cloud: &Cloud, rows: &Array<u32>) -> Result<Array<[f32; 3]>> {
     let (gpu, count) = (cloud.gpu, rows.len());
     let sampled = Buffer::new::<[f32; 3]>(gpu, count)?;
-    let args = args![cloud.coord.on(gpu)?, rows.on(gpu)?, 3 * count, sampled.at()];
-    gpu.launch(
-        &KERNELS,
-        "farthest_point_coord",
-        Grid::strided(3 * count),
-        args,
-    )?;
+    let args = args![cloud.coord.on(gpu)?, rows.on(gpu)?, count, sampled.at()];
+    gpu.launch(&KERNELS, "farthest_point_coord", Grid::strided(count), args)?;
     Ok(Array::of_buffer(sampled, count))
 }

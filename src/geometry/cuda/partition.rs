@@ -47,7 +47,12 @@ pub fn partition(cloud: &Cloud, size: f32, extent: &Extent) -> Result<Partition>
     let cluster = Buffer::new::<u32>(gpu, n)?;
     let lists = Buffer::new::<u32>(gpu, pooled + 1)?;
     let args = args![before.at(), cells.order.at(), n, cluster.at(), lists.at()];
-    gpu.launch(&KERNELS, "partition_clusters", Grid::strided(n + 1), args)?;
+    gpu.launch(
+        &KERNELS,
+        "partition_clusters",
+        Grid::strided(n.max(1)),
+        args,
+    )?;
     let means = Buffer::new::<[f32; 3]>(gpu, pooled)?;
     let args = args![coord, lists.at(), cells.order.at(), pooled, means.at()];
     gpu.launch(&KERNELS, "partition_means", Grid::strided(pooled), args)?;

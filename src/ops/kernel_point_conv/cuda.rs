@@ -14,6 +14,8 @@ kernels!("kernel_point_conv");
 
 /// Points of a block, one per warp, as in the `.cu` file.
 const WARPS: usize = 4;
+/// Edge of a tile of W that a block turns around.
+const TURN: usize = 32;
 /// Words that the sums of a run of points take, about.
 const SUMS: usize = 1 << 22;
 
@@ -144,8 +146,9 @@ pub(super) fn backward(op: &KernelPointConv, gpu: Gpu, io: &Backward<'_>) -> Res
     if let Some(d_x) = io.d_input_on(0) {
         let back = Shape::new(sizes.kernel * sizes.outputs, sizes.inputs);
         let (inputs, outputs) = (sizes.inputs as u32, sizes.outputs as u32);
-        let args = args![io.input_on(2), weight.len(), inputs, outputs, turned];
-        let grid = Grid::strided(weight.len());
+        let args = args![io.input_on(2), inputs, outputs, turned];
+        let tiles = [sizes.outputs, sizes.inputs].map(|count| count.div_ceil(TURN));
+        let grid = Grid::space([sizes.kernel, tiles[0], tiles[1]], 256);
         gpu.launch(&KERNELS, "kernel_point_conv_turn", grid, args)?;
         let sums = Sums {
             op,

@@ -13,6 +13,8 @@ const THREADS: u32 = 256;
 const DIGITS: usize = 256;
 /// Rows of a chunk that one block sorts.
 const CHUNK: usize = 2048;
+/// Rows and classes of a block that makes sort keys.
+const KEY_TILE: [usize; 2] = [64, 32];
 /// Bits of a sort key that a pass looks at, and of the whole key.
 const DIGIT_BITS: u32 = 8;
 const KEY_BITS: u32 = 30;
@@ -59,7 +61,7 @@ impl Scratch {
 pub(super) fn forward(op: &LovaszSoftmax, gpu: Gpu, io: &Forward<'_>) -> Result<()> {
     let (shape, target) = (io.shape(0), op.target.on(gpu)?);
     let Shape { rows, cols } = shape;
-    let (n, width) = (shape.len(), cols as u32);
+    let width = cols as u32;
     let scratch = Scratch::new(io.scratch_on(), shape);
     let launch = |kernel: &str, grid, args: &_| gpu.launch(&KERNELS, kernel, grid, args);
     let args = args![io.input_on(0), rows, width, scratch.p];
@@ -68,14 +70,14 @@ pub(super) fn forward(op: &LovaszSoftmax, gpu: Gpu, io: &Forward<'_>) -> Result<
     let args = args![
         scratch.p,
         target,
-        n,
         rows as u32,
         width,
         ignore,
         scratch.keys[0],
         scratch.order[0]
     ];
-    launch("lovasz_keys", Grid::strided(n), args)?;
+    let tiles = [rows.div_ceil(KEY_TILE[0]), cols.div_ceil(KEY_TILE[1])];
+    launch("lovasz_keys", Grid::plane(tiles, THREADS), args)?;
     let [keys, order] = sort(gpu, shape, &scratch)?;
     let args = args![
         keys,

@@ -29,6 +29,8 @@ kernels!("offsets");
 
 /// Points of one parallel chunk.
 const POINTS: usize = 256;
+/// Points that a warp of the backward kernel takes.
+const OWNERS: usize = 8;
 
 /// Δ; input x.
 #[derive(Debug, Clone)]
@@ -98,10 +100,11 @@ impl Op for Offsets {
                 let (Some(d), Some(d_x)) = (io.d_output_on(0), io.d_input_on(0)) else {
                     return Ok(());
                 };
-                let (n, index) = (3 * self.neighbors.queries, self.neighbors.index.on(gpu)?);
+                let (n, index) = (self.neighbors.queries, self.neighbors.index.on(gpu)?);
                 let (starts, entries) = (lists.offsets.on(gpu)?, lists.index.on(gpu)?);
                 let args = args![d, index, starts, entries, n, k as u32, d_x];
-                gpu.launch(&KERNELS, "offsets_backward", Grid::strided(n), args)?;
+                let grid = Grid::warps(n.div_ceil(OWNERS));
+                gpu.launch(&KERNELS, "offsets_backward", grid, args)?;
             }
             Device::Cpu => {
                 let (Some(d), Some(d_x)) = (io.d_output(0), io.d_input(0)) else {

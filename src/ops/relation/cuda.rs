@@ -138,14 +138,23 @@ pub(super) fn backward(op: &Relation, gpu: Gpu, io: &Backward<'_>, sizes: Sizes)
         rows.add(gpu, d_e, groups, d_keys)?;
     }
     if let Some(d_queries) = io.d_input_on(1) {
-        let n = op.neighbors.queries * groups;
-        let args = args![d_e, n, sizes.k as u32, groups as u32, d_queries];
-        gpu.launch(
-            &KERNELS,
-            "relation_backward_queries",
-            Grid::strided(n),
-            args,
-        )?;
+        let queries = op.neighbors.queries;
+        // Points whose numbers fill 16 KiB; a single one may take 48.
+        let points = ((16 << 10) / (4 * sizes.k * groups)).clamp(1, 256);
+        let bytes = 4 * points * (sizes.k + 1) * groups;
+        let is_shared = bytes <= 48 << 10;
+        let args = args![
+            d_e,
+            queries,
+            points as u32,
+            sizes.k as u32,
+            groups as u32,
+            is_shared,
+            d_queries
+        ];
+        let grid = Grid::new(queries.div_ceil(points), 256);
+        let grid = grid.shared(if is_shared { bytes } else { 0 });
+        gpu.launch(&KERNELS, "relation_backward_queries", grid, args)?;
     }
     if let Some(d_constant) = io.d_input_on(if has_bias { 4 } else { 2 }) {
         let rows = Shape::new(op.neighbors.index.len(), groups);

@@ -159,19 +159,20 @@ pub(super) fn forward(op: &RelationMultiplier, gpu: Gpu, io: &Forward<'_>) -> Re
     } = c.sizes;
     for chunk in c.sizes.chunks(pairs) {
         c.factor(&chunk, None)?;
-        let n = chunk.len() * channels;
+        let parts = ColumnChunks::short(Shape::new(chunk.len(), channels));
         let args = args![
             c.keys,
             c.queries,
             c.on.index,
             chunk.start,
-            n,
+            chunk.len(),
             k as u32,
             channels as u32,
+            parts.rows,
             c.f
         ];
         let kernel = "relation_multiplier_forward";
-        gpu.launch(&KERNELS, kernel, Grid::strided(n), args)?;
+        gpu.launch(&KERNELS, kernel, parts.grid(channels), args)?;
         let e = io.output_on(0).offset(chunk.start * groups);
         product_on(
             gpu,
@@ -245,7 +246,7 @@ impl Chunked<'_> {
             groups,
             ..
         } = self.sizes;
-        let (rows, n, width) = (chunk.len(), chunk.len() * channels, channels as u32);
+        let (rows, width) = (chunk.len(), channels as u32);
         let d_r = self.rest;
         let d_h = d_r.offset(self.sizes.chunk * channels);
         let partials = d_h.offset(self.sizes.chunk * (channels + groups));
@@ -259,19 +260,21 @@ impl Chunked<'_> {
             let kernel = "relation_multiplier_backward_queries";
             gpu.launch(&KERNELS, kernel, Grid::strided(n), args)?;
         }
+        let walk = ColumnChunks::short(Shape::new(rows, channels));
         let args = args![
             self.keys,
             self.queries,
             self.on.index,
             chunk.start,
-            n,
+            rows,
             k as u32,
             width,
+            walk.rows,
             self.f,
             d_r
         ];
         let kernel = "relation_multiplier_backward";
-        gpu.launch(&KERNELS, kernel, Grid::strided(n), args)?;
+        gpu.launch(&KERNELS, kernel, walk.grid(channels), args)?;
         let (r, d_f) = (self.f, d_r);
         if let Some(d_encode) = io.d_input_on(5) {
             let sizes = (rows, self.sizes.encode());
@@ -305,7 +308,7 @@ impl Chunked<'_> {
         let Some(d_position) = io.d_input_on(2) else {
             return Ok(());
         };
-        gpu.open()?.zero(d_h, n)?;
+        gpu.open()?.zero(d_h, rows * channels)?;
         add_input_gradient_on(gpu, (self.weight, None, d_f), weight, d_h)?;
         let [x, y, z] = self.on.delta;
         let parts = ColumnChunks::new(rows);

@@ -217,7 +217,7 @@ pub(super) fn backward(op: &WindowAttention, gpu: Gpu, io: &Backward<'_>) -> Res
     if let Some(d_qkv) = d_qkv {
         backward_keys(windows, gpu, sizes, &given, d_qkv)?;
     }
-    let n = layout.heads * layout.chunks * layout.gradient_words();
+    let n = layout.heads * layout.chunks * layout.gradient_words() / 3; // three axes
     let [query, key, value] = tables.map(|t| t.and_then(|i| io.d_input_on(i)));
     let count = windows.query_tiles();
     if count == 0 {

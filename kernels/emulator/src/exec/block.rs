@@ -2,7 +2,7 @@
 
 use super::barrier::Barrier;
 use super::launch::{Launch, WorkerState};
-use super::shadow::{Distinct, Shadow};
+use super::shadow::Shadow;
 use super::stamp::Stamp;
 use super::traffic::Count;
 use super::warp::{Status, Warp, special};
@@ -38,7 +38,6 @@ pub struct Worker<'a> {
     pub shared: Shared,
     pub barriers: Vec<Barrier>,
     pub counts: Vec<Count>,
-    pub distinct: Distinct,
     pub violations: Vec<Violation>,
     /// The block, and with it the launch, cannot go on.
     pub fatal: bool,
@@ -83,7 +82,6 @@ impl<'a> Worker<'a> {
             },
             barriers: vec![Barrier::default(); 16],
             counts: vec![Count::default(); kernel.code.len()],
-            distinct: Distinct::default(),
             violations: Vec::new(),
             fatal: false,
             budget: launch.instruction_limit,

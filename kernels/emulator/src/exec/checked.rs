@@ -84,13 +84,7 @@ impl<'a> Worker<'a> {
             }
             actor.lane = lane as u32;
             let shadow = self.state.shadow(number);
-            if let Some(conflict) = shadow.access(
-                offset as u64,
-                bytes as u64,
-                kind,
-                &actor,
-                &mut self.distinct,
-            ) {
+            if let Some(conflict) = shadow.access(offset as u64, bytes as u64, kind, &actor) {
                 problem(
                     ViolationKind::Race,
                     Trouble::Conflict(memory.describe(address), conflict),
@@ -139,10 +133,7 @@ impl<'a> Worker<'a> {
                 continue;
             }
             actor.lane = lane as u32;
-            let conflict =
-                shared
-                    .shadow
-                    .access(offset, bytes as u64, kind, &actor, &mut Default::default());
+            let conflict = shared.shadow.access(offset, bytes as u64, kind, &actor);
             if let Some(conflict) = conflict {
                 problem(
                     ViolationKind::Race,

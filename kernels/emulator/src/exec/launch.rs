@@ -12,6 +12,7 @@ use crate::Error;
 use crate::decode::Kernel;
 use crate::memory::Memory;
 use crate::violation::{Violation, ViolationKind};
+use std::collections::{BTreeSet, HashMap};
 
 /// What a launch needs.
 pub struct Launch<'a> {
@@ -38,9 +39,9 @@ pub struct Launch<'a> {
 pub struct Outcome {
     /// Counts per instruction.
     pub counts: Vec<Count>,
-    /// Distinct global bytes read and written.
+    /// Bytes of the distinct sectors of global memory read.
     pub read: u64,
-    /// Distinct global bytes written.
+    /// Bytes of those written.
     pub written: u64,
 }
 
@@ -254,12 +255,10 @@ pub fn run(launch: &Launch, workers: &mut Workers) -> Result<Outcome, Error> {
 
 fn finish(launch: &Launch, mut workers: Vec<Worker>) -> Result<Outcome, Error> {
     let mut violations: Vec<Violation> = Vec::new();
-    let mut read_twice = 0;
     if workers.iter().all(|worker| worker.violations.is_empty()) {
         for a in 0..workers.len() {
             for b in a + 1..workers.len() {
-                let pair = [&workers[a], &workers[b]];
-                read_twice += compare(launch, pair, &workers[..a], &mut violations);
+                compare(launch, [&workers[a], &workers[b]], &mut violations);
             }
         }
     }
@@ -269,10 +268,11 @@ fn finish(launch: &Launch, mut workers: Vec<Worker>) -> Result<Outcome, Error> {
     if !violations.is_empty() {
         return Err(Error::Violations(violations));
     }
+    let [read, written] = touched(&workers);
     let mut outcome = Outcome {
         counts: vec![Count::default(); launch.kernel.code.len()],
-        read: 0,
-        written: 0,
+        read,
+        written,
     };
     for worker in &workers {
         outcome
@@ -280,38 +280,39 @@ fn finish(launch: &Launch, mut workers: Vec<Worker>) -> Result<Outcome, Error> {
             .iter_mut()
             .zip(&worker.counts)
             .for_each(|(sum, count)| sum.add(count));
-        outcome.read += worker.distinct.read;
-        outcome.written += worker.distinct.written;
     }
-    outcome.read -= read_twice;
     Ok(outcome)
 }
 
-/// Finds races between blocks of two workers, and counts the bytes that both have read and no `earlier` worker has.
-fn compare(
-    launch: &Launch,
-    [a, b]: [&Worker; 2],
-    earlier: &[Worker],
-    violations: &mut Vec<Violation>,
-) -> u64 {
-    let mut read_twice = 0;
+/// Bytes of the distinct sectors that a launch read and wrote: those that any worker did, each once.
+fn touched(workers: &[Worker]) -> [u64; 2] {
+    let all = workers.iter().flat_map(|worker| &worker.state.touched);
+    let allocations: BTreeSet<usize> = all.copied().collect();
+    let mut sum = [0; 2];
+    for number in allocations {
+        let mut sectors = HashMap::new();
+        for worker in workers {
+            if let Some(Some(shadow)) = worker.state.shadows.get(number) {
+                shadow.add_sectors(worker.first_run, &mut sectors);
+            }
+        }
+        for of in sectors.values() {
+            sum[0] += 32 * u64::from(of.read.count_ones());
+            sum[1] += 32 * u64::from(of.written.count_ones());
+        }
+    }
+    sum
+}
+
+/// Finds races between blocks of two workers.
+fn compare(launch: &Launch, [a, b]: [&Worker; 2], violations: &mut Vec<Violation>) {
     for &number in &a.state.touched {
         let (Some(mine), Some(Some(theirs))) =
             (&a.state.shadows[number], b.state.shadows.get(number))
         else {
             continue;
         };
-        let read_earlier = |byte: u64| {
-            earlier.iter().any(|worker| {
-                let shadow = worker.state.shadows.get(number).and_then(Option::as_ref);
-                shadow.is_some_and(|shadow| shadow.has_read(byte, worker.first_run))
-            })
-        };
         mine.compare(a.first_run, theirs, b.first_run, &mut |overlap| {
-            if overlap.reads[0].is_some() && overlap.reads[1].is_some() {
-                let bytes = overlap.offset..overlap.offset + overlap.bytes;
-                read_twice += bytes.filter(|byte| !read_earlier(*byte)).count() as u64;
-            }
             let [x, y] = overlap.writes;
             let pair = match (x, y) {
                 (Some(x), Some(y)) => Some((x, y, "both write")),
@@ -349,7 +350,6 @@ fn compare(
             });
         });
     }
-    read_twice
 }
 
 /// The steps that a warp can take before stamps run out.

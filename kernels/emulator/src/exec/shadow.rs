@@ -35,13 +35,16 @@ struct Strong {
     wrote: bool,
 }
 
-/// Distinct bytes that a launch read and wrote.
-#[derive(Clone, Copy, Default, Debug)]
-pub struct Distinct {
-    /// Bytes read at least once.
-    pub read: u64,
-    /// Bytes written at least once.
-    pub written: u64,
+/// Bytes of a sector, the least that memory moves.
+const SECTOR: u64 = 32;
+
+/// Sectors of a chunk that a launch touched, one bit each.
+#[derive(Clone, Copy, Default)]
+pub struct Sectors {
+    /// Read at least once.
+    pub read: u128,
+    /// Written at least once; an atomic access counts as a write.
+    pub written: u128,
 }
 
 /// The records of one allocation, or of a block's shared memory.
@@ -75,7 +78,6 @@ impl Shadow {
         bytes: u64,
         kind: Kind,
         actor: &Actor,
-        distinct: &mut Distinct,
     ) -> Option<Conflict> {
         self.prepare(offset, bytes, actor.first_run);
         let chunk = self.chunks[(offset / CHUNK) as usize].as_mut()?;
@@ -106,8 +108,6 @@ impl Shadow {
                         pending: false,
                     });
                 }
-            } else if kind == Kind::Write {
-                distinct.written += size;
             }
             if kind == Kind::Write {
                 let read = cell.read;
@@ -122,9 +122,6 @@ impl Shadow {
                 }
                 cell.write = Stamp::new(actor, 0);
             } else {
-                if cell.read.run() < actor.first_run {
-                    distinct.read += size;
-                }
                 cell.read = merge(cell.read, actor, &mut self.readers, key(offset, at, size));
             }
         }
@@ -137,7 +134,7 @@ impl Shadow {
 
     /// Marks an aligned range as the destination of an asynchronous copy.
     pub fn begin_copy(&mut self, offset: u64, bytes: u64, actor: &Actor) -> Option<Conflict> {
-        let conflict = self.access(offset, bytes, Kind::Write, actor, &mut Distinct::default());
+        let conflict = self.access(offset, bytes, Kind::Write, actor);
         self.stamp(offset, bytes, actor, PENDING);
         conflict
     }
@@ -262,13 +259,32 @@ impl Shadow {
             })
     }
 
-    /// Whether a byte was read by plain loads since run `first_run`.
-    pub fn has_read(&self, offset: u64, first_run: u32) -> bool {
-        let chunk = self
-            .chunks
-            .get((offset / CHUNK) as usize)
-            .and_then(Option::as_ref);
-        chunk.is_some_and(|chunk| chunk.cells[cell(offset, chunk.shift)].read.run() >= first_run)
+    /// Adds the sectors touched since run `first_run`, the first of the current launch, by number of their chunk.
+    pub fn add_sectors(&self, first_run: u32, all: &mut HashMap<u64, Sectors>) {
+        for &number in &self.touched {
+            let Some(chunk) = &self.chunks[number as usize] else {
+                continue;
+            };
+            let sectors = all.entry(u64::from(number)).or_default();
+            for (at, cell) in chunk.cells.iter().enumerate() {
+                let bit = 1 << (((at as u64) << chunk.shift) / SECTOR);
+                sectors.read |= if cell.read.run() >= first_run { bit } else { 0 };
+                sectors.written |= if cell.write.run() >= first_run {
+                    bit
+                } else {
+                    0
+                };
+            }
+        }
+        for (key, strong) in &self.strong {
+            let sectors = all.entry(key / CHUNK).or_default();
+            let bit = 1 << (key % CHUNK / SECTOR);
+            if strong.wrote {
+                sectors.written |= bit;
+            } else {
+                sectors.read |= bit;
+            }
+        }
     }
 
     /// Chunks that both have touched in their current launches, compared byte range by byte range.
@@ -306,7 +322,6 @@ impl Shadow {
                 }
                 report(Overlap {
                     offset: u64::from(number) * CHUNK + ((at as u64) << shift),
-                    bytes: 1 << shift,
                     writes,
                     reads,
                 });
@@ -319,8 +334,6 @@ impl Shadow {
 pub struct Overlap {
     /// Where it is in the allocation.
     pub offset: u64,
-    /// How long it is.
-    pub bytes: u64,
     /// Last write of each.
     pub writes: [Option<Stamp>; 2],
     /// Last read of each.

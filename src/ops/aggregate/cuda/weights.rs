@@ -17,6 +17,9 @@ const THREADS: u32 = 128;
 const PAIRS: usize = 128;
 const GROUPS: usize = 48;
 
+/// Most groups of a block of the softmax's backward.
+const SOFTMAX_GROUPS: usize = 32;
+
 /// Words of scratch for the partial results of [`Gradient::encoding`].
 pub(super) fn encoding_words(pairs: usize, groups: usize) -> usize {
     let mix = weight_gradient_words(pairs, Shape::new(groups, groups));
@@ -49,12 +52,30 @@ impl Gradient<'_, '_> {
         } = self.launch;
         let (count, groups) = (pairs.count, sizes.groups);
         let (k, width) = (sizes.k as u32, groups as u32);
-        let n = self.launch.points * groups;
+        let points = self.launch.points;
         let Drop { seed, stream, rate } = self.drop;
         let (soft, d) = (self.soft, self.d);
-        let args = args![soft, pairs.index, n, k, width, seed, stream, rate, d];
-        let kernel = "aggregate_backward_softmax";
-        gpu.launch(&KERNELS, kernel, Grid::strided(n), args)?;
+        // A block holds two numbers of each of its pairs and groups, and of one row more per point: 16 KiB of them, or those
+        // of one point, at most 33.
+        let tile_groups = groups.min(SOFTMAX_GROUPS);
+        let point = 2 * 4 * (sizes.k + 1) * tile_groups;
+        let tile = ((16 << 10) / point).max(1);
+        let args = args![
+            soft,
+            pairs.index,
+            points,
+            tile as u32,
+            k,
+            width,
+            tile_groups as u32,
+            seed,
+            stream,
+            rate,
+            d
+        ];
+        let blocks = [points.div_ceil(tile), groups.div_ceil(tile_groups)];
+        let grid = Grid::plane(blocks, 256).shared(tile * point);
+        gpu.launch(&KERNELS, "aggregate_backward_softmax", grid, args)?;
         let chunks = ColumnChunks::new(count);
         let [e, st, mix] = [0, 1, 2].map(|i| self.io.input_on(i));
         let (d_e, partials) = (self.io.d_input_on(0), self.partials);
