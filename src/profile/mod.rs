@@ -1,20 +1,22 @@
 //! What the CUDA kernels cost, known exactly and without a GPU: `cairn kernels`.
 //!
 //! Every case of [`cases`] runs on the emulator, which counts; the assembler says what each kernel takes on a given
-//! GPU; [`gpus`] bounds its time on four cards. [`table`] holds the counts that a change must not make worse. [`network`]
+//! GPU; [`gpus`] bounds its time on four cards. [`table`] holds the counts that a change must not make worse, [`excess`]
+//! what kernels that memory bounds may request at most. [`network`]
 //! adds up the bounds of a whole network, [`attention`] the bytes of its attention, both beside the [`official`] code.
 //!
 //! | count | meaning |
 //! |---|---|
 //! | instructions | PTX instructions executed by warps; the assembler may merge some |
 //! | moved | sectors of 32 bytes of global memory that warps requested, in bytes; some of it caches serve |
-//! | least | distinct bytes read and distinct bytes written, launch by launch: each once |
+//! | least | distinct sectors read and distinct sectors written, in bytes, launch by launch: each once |
 //! | conflicts | wavefronts of shared memory beyond the fewest |
 //! | divergent | branches that sent the lanes of a warp two ways |
 //! | tensor | multiplications and additions on tensor cores |
 
 pub mod attention;
 pub mod cases;
+pub mod excess;
 pub mod gpus;
 pub mod network;
 pub mod official;
@@ -129,7 +131,7 @@ pub struct Row {
     pub block: u32,
     /// Bytes of shared memory of a block, at most.
     pub shared: u32,
-    /// Distinct bytes of global memory read, and written.
+    /// Bytes of the distinct sectors of global memory read, and written.
     pub least: [u64; 2],
     /// What the bounds are made of.
     pub work: Work,
@@ -149,7 +151,7 @@ impl Row {
         32 * self.cost.global_sectors
     }
 
-    /// Fewest bytes: each read once, each written once.
+    /// Fewest bytes: each sector read once, each written once.
     pub fn least(&self) -> u64 {
         self.least[0] + self.least[1]
     }

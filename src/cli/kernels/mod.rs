@@ -6,7 +6,7 @@ mod spills;
 use super::print;
 use crate::device::cuda;
 use crate::profile::gpus::{CARDS, occupancy};
-use crate::profile::{Row, measure, table};
+use crate::profile::{Row, excess, measure, table};
 use crate::{Error, Result};
 use serde_json::{Value, json};
 use std::fmt::Write;
@@ -21,8 +21,8 @@ const LINES: usize = 5;
 /// Runs every kernel on the emulator at sizes of the S3DIS network and prints exact counts, the registers, spills, shared
 /// memory and occupancy on one kind of GPU, and the time in microseconds that no A100, H100, RTX 4090 or Jetson Orin can
 /// go below, with what bounds it: memory, the issue of instructions, shared memory, tensor cores. `moved` are the bytes
-/// that warps request, `least` the distinct ones: each input read once, each output written once. Needs no GPU, but NVRTC
-/// and the emulator; `cairn info --devices` says whether they are there.
+/// that warps request, in sectors of 32, `least` the distinct ones: each input read once, each output written once. Needs
+/// no GPU, but NVRTC and the emulator; `cairn info --devices` says whether they are there.
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Examples:\n  cairn kernels\n  cairn kernels linear --arch sm_90\n  cairn kernels --network 80000\n  cairn kernels --record kernels/counts.txt"
@@ -47,7 +47,8 @@ pub struct Args {
     /// Write the counts as a table for --compare
     #[arg(long, value_name = "FILE", conflicts_with_all = ["filter", "network", "spills"])]
     record: Option<PathBuf>,
-    /// Fail when a count is more than 2 % above that of a table
+    /// Fail when a count is more than 2 % above that of a table, or a kernel that memory bounds requests more than 1.3 times
+    /// the least
     #[arg(long, value_name = "FILE", conflicts_with_all = ["filter", "network", "record", "spills"])]
     compare: Option<PathBuf>,
 }
@@ -99,6 +100,13 @@ fn keep(args: &Args) -> anyhow::Result<ExitCode> {
     }
     if let Some(file) = &args.compare {
         let recorded = std::fs::read_to_string(file).map_err(|e| Error::io(file, e))?;
+        let wasteful = excess::find(&rows);
+        if !wasteful.is_empty() {
+            anyhow::bail!(
+                "kernels that memory bounds request too much:\n{}",
+                wasteful.join("\n")
+            );
+        }
         let faults = table::compare(&rows, &recorded);
         if !faults.is_empty() {
             let file = file.display();
