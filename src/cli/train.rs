@@ -45,9 +45,7 @@ pub fn run(args: Args, global: &Global) -> anyhow::Result<ExitCode> {
         print::result(KEYS.trim_end())?;
         return Ok(ExitCode::SUCCESS);
     };
-    let text = std::fs::read_to_string(path)
-        .map_err(|e| crate::Error::io(path, e))
-        .context("reading the configuration")?;
+    let text = crate::io::read_text(path).context("reading the configuration")?;
     let mut config = Config::parse(&text, path).context("reading the configuration")?;
     if global.seed != 0 {
         config.train.seed = global.seed;

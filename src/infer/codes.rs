@@ -102,7 +102,7 @@ impl LabelMap {
     }
 
     fn read(path: &Path) -> Result<LabelMap> {
-        let text = std::fs::read_to_string(path).map_err(|e| Error::io(path, e))?;
+        let text = crate::io::read_text(path)?;
         LabelMap::from_toml(&text, path)
     }
 

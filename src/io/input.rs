@@ -27,20 +27,38 @@ trait Bytes: Read + Seek + Debug + Send {}
 impl Bytes for File {}
 impl Bytes for Cursor<Vec<u8>> {}
 
+/// Opens a regular file to read it: for every file that a user names.
+///
+/// # Errors
+/// Anything else is refused before it is opened, since opening a pipe waits until somebody writes to it.
+pub fn open_regular(path: &Path) -> Result<File> {
+    let fault = |e| Error::io(path, e);
+    let metadata = std::fs::metadata(path).map_err(fault)?;
+    if metadata.is_dir() {
+        return Err(Error::unusable(path, "is a folder, not a file"));
+    }
+    if !metadata.is_file() {
+        let fault = "is not a regular file; write what it gives to a file first";
+        return Err(Error::unusable(path, fault));
+    }
+    File::open(path).map_err(fault)
+}
+
+/// Reads a regular file of text.
+///
+/// # Errors
+/// As [`open_regular`], and bytes that are no UTF-8.
+pub fn read_text(path: &Path) -> Result<String> {
+    let mut text = String::new();
+    (open_regular(path)?.read_to_string(&mut text)).map_err(|e| Error::io(path, e))?;
+    Ok(text)
+}
+
 impl Input {
     /// Opens a regular file.
     pub fn open(path: &Path) -> Result<Self> {
-        let metadata = std::fs::metadata(path).map_err(|e| Error::io(path, e))?;
-        if metadata.is_dir() {
-            return Err(Error::unusable(path, "is a folder, not a scan"));
-        }
-        if !metadata.is_file() {
-            return Err(Error::unusable(
-                path,
-                "is not a regular file; write the scan to a file first",
-            ));
-        }
-        let file = File::open(path).map_err(|e| Error::io(path, e))?;
+        let file = open_regular(path)?;
+        let metadata = file.metadata().map_err(|e| Error::io(path, e))?;
         Ok(Input {
             path: path.to_path_buf(),
             len: metadata.len(),

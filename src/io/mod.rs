@@ -47,7 +47,7 @@ use crate::cloud::PointCloud;
 use crate::{Error, Result};
 
 pub use atomic::{Atomic, give_up_on};
-pub use input::Input;
+pub use input::{Input, open_regular, read_text};
 pub use names::{expand, is_scan_name, names_many};
 pub use scan::{
     Chunk, Labels, Output, Reader, Records, Scan, Source, Warning, WarningKind, Writer,

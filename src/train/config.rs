@@ -191,7 +191,7 @@ impl Config {
     /// # Errors
     /// The file cannot be read, is no TOML, has unknown or missing keys, or values that make no sense.
     pub fn read(path: &Path) -> Result<Config> {
-        let text = std::fs::read_to_string(path).map_err(|e| Error::io(path, e))?;
+        let text = crate::io::read_text(path)?;
         Config::parse(&text, path)
     }
 

@@ -1,7 +1,6 @@
 //! Finds the state dict in a checkpoint file, whatever program wrote it, and brings its names to their bare form.
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
@@ -43,9 +42,10 @@ impl Checkpoint {
 pub fn read(path: impl AsRef<Path>) -> Result<Checkpoint> {
     let path = path.as_ref();
     let mut head = Vec::new();
-    File::open(path)
-        .and_then(|f| f.take(16).read_to_end(&mut head))
-        .map_err(|e| Error::io(path, e))?;
+    (crate::io::open_regular(path)?
+        .take(16)
+        .read_to_end(&mut head))
+    .map_err(|e| Error::io(path, e))?;
     if pth::recognise(&head) {
         let container = if head.starts_with(b"PK") {
             "PyTorch zip"

@@ -143,7 +143,7 @@ fn conventions(
 }
 
 fn read_config(path: &Path) -> Result<Given> {
-    let text = std::fs::read_to_string(path).map_err(|e| Error::io(path, e))?;
+    let text = crate::io::read_text(path)?;
     toml_text::parse(&text).map_err(|f| Error::malformed(path, format!("line {}", f.line), f.fault))
 }
 

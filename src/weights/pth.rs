@@ -69,7 +69,7 @@ impl Pth {
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         let io = |e| Error::io(path, e);
-        let mut file = File::open(path).map_err(io)?;
+        let mut file = crate::io::open_regular(path)?;
         let length = file.metadata().map_err(io)?.len();
         let mut head = Vec::new();
         (&mut file)

@@ -15,7 +15,6 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
-use std::fs::File;
 use std::io::{Read, Write};
 use std::path::Path;
 
@@ -32,7 +31,7 @@ const MAX_HEADER: u64 = 100_000_000;
 /// Reads a whole file. Errors name the file and the tensor at fault.
 pub fn read(path: impl AsRef<Path>) -> Result<Tensors> {
     let path = path.as_ref();
-    let mut file = File::open(path).map_err(|e| Error::io(path, e))?;
+    let mut file = crate::io::open_regular(path)?;
     let length = file.metadata().map_err(|e| Error::io(path, e))?.len();
     read_from(&mut file, length, path)
 }

@@ -13,15 +13,14 @@ mod lengths;
 mod records;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
 use mcap::records::{Channel, Record};
 use mcap::{McapError, WriteOptions};
 
-use super::Atomic;
 use super::scan::Labels;
+use super::{Atomic, open_regular};
 use crate::cloud::PointCloud;
 use crate::{Error, Result};
 use cloud::{Encoding, Message};
@@ -50,7 +49,7 @@ pub struct Frame {
 /// True when the file is a bag.
 pub fn is_bag(path: &Path) -> bool {
     let mut head = [0; 8];
-    File::open(path).is_ok_and(|mut f| f.read_exact(&mut head).is_ok()) && is_head(&head)
+    open_regular(path).is_ok_and(|mut f| f.read_exact(&mut head).is_ok()) && is_head(&head)
 }
 
 /// True for the first bytes of a bag.

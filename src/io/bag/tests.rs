@@ -2,6 +2,7 @@ use super::cloud::tests_message as message;
 use super::*;
 use crate::cloud::Column;
 use crate::cloud::Endian;
+use std::fs::File;
 use std::path::PathBuf;
 
 /// A bag with two topics of clouds, one of words, an attachment and metadata.
