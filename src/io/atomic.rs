@@ -24,11 +24,38 @@ pub fn give_up_on(flag: Arc<AtomicBool>) {
     let _ = STOP.set(flag);
 }
 
+/// The file with the temporary name. Errors of reading and writing are those of the system: `NamedTempFile` adds the
+/// temporary name to them, which means nothing to a user.
+#[derive(Debug)]
+struct Temporary(NamedTempFile);
+
+impl Write for Temporary {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.as_file_mut().write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.as_file_mut().flush()
+    }
+}
+
+impl Read for Temporary {
+    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+        self.0.as_file_mut().read(bytes)
+    }
+}
+
+impl Seek for Temporary {
+    fn seek(&mut self, to: io::SeekFrom) -> io::Result<u64> {
+        self.0.as_file_mut().seek(to)
+    }
+}
+
 /// A file being written beside its final place.
 #[derive(Debug)]
 pub struct Atomic {
     target: PathBuf,
-    file: BufWriter<NamedTempFile>,
+    file: BufWriter<Temporary>,
     /// All is on the disk, and no interrupt counts any more.
     is_settled: bool,
 }
@@ -42,7 +69,7 @@ impl Atomic {
                 // Behind a symbolic link the file is replaced, not the link.
                 fs::canonicalize(path).map_err(|e| Error::io(path, e))?
             }
-            Err(e) if e.kind() == io::ErrorKind::NotFound => path.to_path_buf(),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => behind_links(path),
             Err(e) => return Err(Error::io(path, e)),
         };
         let folder = match target.parent() {
@@ -58,7 +85,7 @@ impl Atomic {
         })?;
         Ok(Atomic {
             target,
-            file: BufWriter::with_capacity(1 << 16, file),
+            file: BufWriter::with_capacity(1 << 16, Temporary(file)),
             is_settled: false,
         })
     }
@@ -105,7 +132,7 @@ impl Atomic {
         let done = self
             .file
             .flush()
-            .and_then(|()| self.file.get_ref().as_file().sync_all());
+            .and_then(|()| self.file.get_ref().0.as_file().sync_all());
         self.is_settled = true;
         done.map_err(|e| self.io(e))
     }
@@ -117,7 +144,7 @@ impl Atomic {
         }
         let Atomic { target, file, .. } = self;
         let fault = |e| Error::io(&target, e);
-        let file = file.into_inner().map_err(|e| fault(e.into_error()))?;
+        let Temporary(file) = file.into_inner().map_err(|e| fault(e.into_error()))?;
         file.as_file().sync_all().map_err(fault)?;
         file.persist(&target).map_err(|e| fault(e.error))?;
         if let Some(folder) = target.parent().filter(|f| !f.as_os_str().is_empty()) {
@@ -126,6 +153,20 @@ impl Atomic {
         }
         Ok(())
     }
+}
+
+/// More symbolic links in a row than any system follows.
+const LINKS: usize = 40;
+
+/// Where a path leads whose file is not there yet: through symbolic links that point at nothing.
+fn behind_links(path: &Path) -> PathBuf {
+    let mut end = path.to_path_buf();
+    for _ in 0..LINKS {
+        let Ok(next) = fs::read_link(&end) else { break };
+        // A relative link counts from its own folder.
+        end.set_file_name(next);
+    }
+    end
 }
 
 const SUFFIX: &str = ".part";
@@ -331,5 +372,12 @@ mod tests {
         assert_eq!(fs::read(&path).unwrap(), b"new");
         let mode = fs::metadata(&path).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o640);
+        // A link to a file that is not there yet makes that file.
+        fs::remove_file(&path).unwrap();
+        let second = folder.path().join("second.ply");
+        std::os::unix::fs::symlink("link.ply", &second).unwrap();
+        Atomic::create(&second).unwrap().finish().unwrap();
+        assert!(fs::symlink_metadata(&second).unwrap().is_symlink());
+        assert!(fs::symlink_metadata(&path).unwrap().is_file());
     }
 }
