@@ -14,7 +14,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[non_exhaustive]
 pub enum Error {
     /// The operating system refused to read, write or create a file.
-    #[error("{}: {source}", path.display())]
+    #[error("{}: {source}", path_text(path))]
     Io {
         /// The file concerned.
         path: PathBuf,
@@ -22,7 +22,7 @@ pub enum Error {
         source: std::io::Error,
     },
     /// A file does not hold what its format promises.
-    #[error("{}: {place}: {fault}", path.display())]
+    #[error("{}: {place}: {fault}", path_text(path))]
     Malformed {
         /// The file concerned.
         path: PathBuf,
@@ -32,7 +32,7 @@ pub enum Error {
         fault: String,
     },
     /// A valid file that this program cannot use as asked.
-    #[error("{}: {fault}", path.display())]
+    #[error("{}: {fault}", path_text(path))]
     Unusable {
         /// The file concerned.
         path: PathBuf,
@@ -199,6 +199,29 @@ pub(crate) fn printable(text: impl Into<String>) -> String {
     plain
 }
 
+/// Text as one line that cannot steer a terminal: control characters as escapes, nothing cut.
+pub(crate) fn one_line(text: &str) -> String {
+    let mut plain = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c.is_control() {
+            true => plain.extend(c.escape_default()),
+            false => plain.push(c),
+        }
+    }
+    plain
+}
+
+/// A path for people, as [`one_line`]; bytes that are no UTF-8 as escapes, too, so that different names look different.
+pub(crate) fn path_text(path: &Path) -> String {
+    let mut text = String::new();
+    for chunk in path.as_os_str().as_encoded_bytes().utf8_chunks() {
+        text.push_str(&one_line(chunk.valid()));
+        let odd = chunk.invalid().iter().map(|byte| format!("\\x{byte:02x}"));
+        text.extend(odd);
+    }
+    text
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -214,5 +237,20 @@ mod tests {
         let fault = Error::config("key", "é".repeat(1000)).to_string();
         assert!(fault.ends_with("éé…") && fault.len() < LONGEST + 40);
         assert_eq!(printable("ü".repeat(300)), "ü".repeat(300));
+    }
+
+    #[test]
+    fn names_of_files_cannot_either() {
+        let fault = Error::unusable("a\n\x1b[2Jé.las", "is odd").to_string();
+        assert_eq!(fault, "a\\n\\u{1b}[2Jé.las: is odd");
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn names_that_are_no_text_stay_different() {
+        use std::os::unix::ffi::OsStrExt;
+        let name = |bytes: &'static [u8]| path_text(Path::new(std::ffi::OsStr::from_bytes(bytes)));
+        assert_eq!(name(b"a\xff.las"), "a\\xff.las");
+        assert_ne!(name(b"a\xff.las"), name(b"a\xfe.las"));
     }
 }

@@ -1,6 +1,7 @@
 //! `cairn convert`: official checkpoints become model files.
 
 use super::{Global, print};
+use crate::error::path_text;
 use crate::weights::{Conventions, ConvertOptions, Preset, convert};
 use anyhow::Context;
 use std::path::PathBuf;
@@ -47,7 +48,7 @@ pub fn run(args: Args, global: &Global) -> anyhow::Result<ExitCode> {
         conventions: args.conventions,
     };
     let done = convert(&args.input, &args.output, &options)
-        .with_context(|| format!("converting {}", args.input.display()))?;
+        .with_context(|| format!("converting {}", path_text(&args.input)))?;
     if !done.skipped.is_empty() {
         global.note(format_args!("left out: {}", done.skipped.join(", ")));
     }

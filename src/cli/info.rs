@@ -4,6 +4,7 @@ mod devices;
 
 use super::{Global, print, progress::Progress, signals};
 use crate::cloud::PointCloud;
+use crate::error::{one_line, path_text};
 use crate::io::{self, Reader};
 use crate::weights::{self, safetensors};
 use crate::{Error, Result};
@@ -65,9 +66,7 @@ fn is_checkpoint(path: &Path) -> Result<bool> {
         return Ok(false);
     }
     let mut head = Vec::new();
-    std::fs::File::open(path)
-        .and_then(|file| file.take(16).read_to_end(&mut head))
-        .map_err(|e| Error::io(path, e))?;
+    (io::open_regular(path)?.take(16).read_to_end(&mut head)).map_err(|e| Error::io(path, e))?;
     Ok(safetensors::recognise(&head) || head.starts_with(b"PK") || head.starts_with(&[0x80]))
 }
 
@@ -78,7 +77,7 @@ fn checkpoint(path: &Path, json: bool) -> anyhow::Result<ExitCode> {
         print::json(&info)?;
         return Ok(ExitCode::SUCCESS);
     }
-    let mut text = format!("{}: checkpoint ({})\n", path.display(), info.container);
+    let mut text = format!("{}: checkpoint ({})\n", path_text(path), info.container);
     let _ = writeln!(
         text,
         "  parameters  {} in {} tensors",
@@ -219,7 +218,7 @@ impl ScanInfo {
         let mut line = |name: &str, value: String| {
             writeln!(text, "{name:<12} {value}").expect("writing to a string never fails");
         };
-        line("file", path.display().to_string());
+        line("file", path_text(path));
         line(
             "format",
             format!("{} {}", self.format, self.version)
@@ -230,14 +229,15 @@ impl ScanInfo {
         if let (Some(low), Some(high)) = (self.low, self.high) {
             for (axis, name) in ["x", "y", "z"].into_iter().enumerate() {
                 let size = high[axis] - low[axis];
-                let range = format!("{:.3} to {:.3}  ({size:.3} m)", low[axis], high[axis]);
+                let [low, high, size] = [low[axis], high[axis], size].map(|x| short(x, 3));
+                let range = format!("{low} to {high}  ({size} m)");
                 line(name, range);
             }
             let area = (high[0] - low[0]) * (high[1] - low[1]);
             if area > 0.0 {
                 line(
                     "density",
-                    format!("{:.1} points/m²", self.points as f64 / area),
+                    format!("{} points/m²", short(self.points as f64 / area, 1)),
                 );
             }
         }
@@ -262,11 +262,11 @@ impl ScanInfo {
     }
 
     fn attribute_table(&self) -> String {
-        let number = |x: Option<f64>| x.map_or("-".to_string(), |x| format!("{x}"));
+        let number = |x: Option<f64>| x.map_or("-".to_string(), number);
         let head = ["attribute", "type", "lowest", "highest"].map(String::from);
         let rows = self.attributes.iter().map(|a| {
             let mut row = vec![
-                a.name.clone(),
+                one_line(&a.name),
                 a.kind.clone(),
                 number(a.low),
                 number(a.high),
@@ -292,6 +292,22 @@ impl LabelInfo {
             ]
         });
         print::table(&[head].into_iter().chain(rows).collect::<Vec<_>>())
+    }
+}
+
+/// A number in as many digits as tell it from its neighbours, with an exponent where it would be long.
+fn number(x: f64) -> String {
+    match x == 0.0 || (1e-5..1e16).contains(&x.abs()) {
+        true => x.to_string(),
+        false => format!("{x:e}"),
+    }
+}
+
+/// A number with so many decimals, with an exponent where it would be long.
+fn short(x: f64, decimals: usize) -> String {
+    match x.abs() < 1e12 {
+        true => format!("{x:.decimals$}"),
+        false => format!("{x:.decimals$e}"),
     }
 }
 

@@ -132,7 +132,7 @@ impl Global {
     /// Prints a line for people on standard error, unless they asked for quiet.
     pub(crate) fn note(&self, text: impl std::fmt::Display) {
         if !self.quiet {
-            eprintln!("{text}");
+            print::say(text);
         }
     }
 

@@ -1,16 +1,20 @@
 //! What people see: results, tables, errors.
 
 use crate::Error;
+use crate::error::{one_line, path_text};
 use crate::io::Warning;
+use std::fmt::Display;
 use std::io::{self, ErrorKind, IsTerminal, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
 /// Writes a result to standard output. A reader that has gone away (`cairn info scan.laz | head -1`) is no error.
+///
+/// What names of files and attributes hold besides text goes out as escapes.
 pub fn result(text: &str) -> anyhow::Result<()> {
     let mut out = io::stdout().lock();
-    let end = if text.ends_with('\n') { "" } else { "\n" };
-    match write!(out, "{text}{end}").and_then(|()| out.flush()) {
+    let text = lines(text) + "\n";
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         Err(e) if e.kind() != ErrorKind::BrokenPipe => Err(Error::io("standard output", e).into()),
         _ => Ok(()),
     }
@@ -21,14 +25,26 @@ pub fn json(value: &impl serde::Serialize) -> anyhow::Result<()> {
     result(&serde_json::to_string_pretty(value)?)
 }
 
+/// Text whose control characters are escapes, but for the ends of its lines.
+fn lines(text: &str) -> String {
+    let lines: Vec<String> = text.lines().map(one_line).collect();
+    lines.join("\n")
+}
+
+/// Writes a line for people to standard error. Where that fails, there is nobody left to tell; the exit status still says
+/// how the work went.
+pub fn say(text: impl Display) {
+    let _ = io::stderr().write_all(format!("{text}\n").as_bytes());
+}
+
 /// Prints warnings about a file for people.
 pub fn warnings<'a>(path: &Path, warnings: impl IntoIterator<Item = &'a Warning>) {
+    let (head, path) = (coloured("warning:", "33"), path_text(path));
     for warning in warnings {
-        eprintln!(
-            "{} {}: {warning}",
-            coloured("warning:", "33"),
-            path.display()
-        );
+        say(format_args!(
+            "{head} {path}: {}",
+            one_line(&warning.to_string())
+        ));
     }
 }
 
@@ -36,12 +52,16 @@ pub fn warnings<'a>(path: &Path, warnings: impl IntoIterator<Item = &'a Warning>
 pub fn error(error: &anyhow::Error) -> ExitCode {
     let cause = error.chain().find_map(|e| e.downcast_ref::<Error>());
     if let Some(Error::Interrupted { .. }) = cause {
-        eprintln!("{}", chain(error));
+        say(chain(error));
     } else {
-        eprintln!("{} {}", coloured("error:", "31;1"), chain(error));
+        say(format_args!(
+            "{} {}",
+            coloured("error:", "31;1"),
+            chain(error)
+        ));
     }
     if let Some(hint) = cause.and_then(hint) {
-        eprintln!("{} {hint}", coloured("hint:", "36"));
+        say(format_args!("{} {hint}", coloured("hint:", "36")));
     }
     ExitCode::from(cause.map_or(1, Error::exit_code))
 }
@@ -50,7 +70,10 @@ pub fn error(error: &anyhow::Error) -> ExitCode {
 pub fn chain(error: &anyhow::Error) -> String {
     let mut text = String::new();
     for cause in error.chain() {
-        let mut message = cause.to_string();
+        let mut message = match cause.downcast_ref::<Error>() {
+            Some(error) => error.to_string(),
+            None => lines(&cause.to_string()),
+        };
         if text.ends_with(&message) {
             continue;
         }
@@ -150,6 +173,16 @@ mod tests {
             .context("reading the scan")
             .unwrap_err();
         assert_eq!(chain(&error), "reading the scan: x.ply: line 3: no count");
+    }
+
+    #[test]
+    fn names_in_a_chain_cannot_steer_a_terminal() {
+        let path = "a\n\x1b[2J.las";
+        let error = anyhow::Error::from(Error::unusable(path, "is odd"))
+            .context(format!("reading {}", path_text(Path::new(path))))
+            .context("in \x1b[31mred");
+        let want = "in \\u{1b}[31mred: reading a\\n\\u{1b}[2J.las: is odd";
+        assert_eq!(chain(&error), want);
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! `cairn verify`: checks this build and machine against reference files.
 
 use super::{Global, print};
+use crate::error::path_text;
 use crate::verify::{Finding, Report, verify};
 use anyhow::Context;
 use serde::Serialize;
@@ -46,7 +47,7 @@ pub fn run(args: Args, global: &Global) -> anyhow::Result<ExitCode> {
     let mut reports = Vec::new();
     for file in &args.files {
         let report = verify(file, args.weights.as_deref(), global.device)
-            .with_context(|| format!("verifying {}", file.display()))?;
+            .with_context(|| format!("verifying {}", path_text(file)))?;
         if !args.json {
             print::result(&text(file, &report, args.all))?;
         }

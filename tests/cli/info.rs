@@ -1,4 +1,5 @@
-use crate::fixtures::{cairn, fails, json, path, repository, succeeds, text};
+use crate::fixtures::{cairn, fails, json, path, repository, room, succeeds, text, write};
+use cairn::cloud::Column;
 use std::process::Stdio;
 
 const SCAN: &str = "tests/data/las/simple.las";
@@ -49,6 +50,23 @@ fn files_that_are_no_scans_are_bad_input() {
         let fault = fails(&["info", path(&file)], 2);
         assert!(fault.contains(part), "{part} is not in: {fault}");
     }
+}
+
+#[test]
+fn extreme_numbers_fit_into_the_table() {
+    let folder = tempfile::tempdir().unwrap();
+    let scan = folder.path().join("scan.ply");
+    let mut cloud = room(10);
+    let mut odd = vec![5e-324; 10];
+    odd[3] = 1.7e308;
+    cloud.set_attribute("odd", Column::F64(odd)).unwrap();
+    write(&scan, &cloud);
+    let text = succeeds(&["info", path(&scan)]);
+    assert!(
+        text.contains("5e-324") && text.contains("1.7e308"),
+        "{text}"
+    );
+    assert!(text.lines().all(|line| line.len() < 100), "{text}");
 }
 
 #[test]

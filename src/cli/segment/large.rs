@@ -6,6 +6,7 @@ use super::{Args, Chosen, KEPT};
 use crate::cli::progress::Progress;
 use crate::cli::{Global, print, signals};
 use crate::cloud::PointCloud;
+use crate::error::path_text;
 use crate::infer::large::{Large, Results, Survey};
 use crate::infer::memory::{ANY_CLASSES, ANY_NETWORK, Memory, Needs};
 use crate::infer::shipped::Facts;
@@ -110,7 +111,7 @@ pub fn run(
     }
     let read = read(args, global, (folder, &inputs), scan)?;
     read.labels.found(&read.schema)?;
-    let context = || format!("segmenting {}", input.display());
+    let context = || format!("segmenting {}", path_text(input));
     let measured = *read.large.measured();
     let (schema, source) = (&read.schema, &read.rest.source);
     let facts = || Facts::measured(measured.extent, measured.points, schema, source);

@@ -2,6 +2,7 @@
 
 use super::truth::Truth;
 use crate::cli::print;
+use crate::error::one_line;
 use crate::infer::{Memory, Prediction};
 use crate::train::metrics::Confusion;
 use crate::weights::ModelMetadata;
@@ -9,6 +10,9 @@ use serde::Serialize;
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::time::Duration;
+
+/// Codes without a class that are listed for people.
+const LISTED: usize = 20;
 
 /// Result of one scan. Times are seconds.
 #[derive(Debug, Clone, Default, Serialize)]
@@ -201,7 +205,7 @@ impl Report {
     pub fn text(&self) -> String {
         let mut text = format!(
             "{}: {} points in {:.2} s, {} points/s (reading {:.2} s, writing {:.2} s)\n",
-            self.output,
+            one_line(&self.output),
             print::count(self.points as u64),
             self.seconds,
             print::count(self.points_per_second as u64),
@@ -242,10 +246,13 @@ impl Report {
             .expect("writing to a string never fails");
         }
         if !self.unknown_codes.is_empty() {
-            let codes = self.unknown_codes.iter();
-            let codes: Vec<String> = codes
+            let codes = self.unknown_codes.iter().take(LISTED);
+            let mut codes: Vec<String> = codes
                 .map(|(code, count)| format!("{code} ({} points)", print::count(*count)))
                 .collect();
+            if let Some(more @ 1..) = self.unknown_codes.len().checked_sub(LISTED) {
+                codes.push(format!("and {more} more"));
+            }
             writeln!(
                 text,
                 "codes of the input that are no class here: {} (--map or --ignore settles them)",

@@ -38,6 +38,7 @@ mod tests;
 
 use portable::Portable;
 use std::fmt;
+use std::io::Write;
 use std::sync::OnceLock;
 
 /// Most lanes that a vector has at any level: padding buffers to a multiple of it serves all of them.
@@ -222,7 +223,10 @@ pub fn level() -> Level {
         let available = || Level::ALL.into_iter().filter(|l| l.is_available());
         available().find(is_wanted).unwrap_or_else(|| {
             let best = available().next().unwrap_or(Level::Portable);
-            eprintln!("CAIRN_SIMD={wanted} is unknown or not in this processor; using {best}");
+            let text =
+                format!("CAIRN_SIMD={wanted} is unknown or not in this processor; using {best}\n");
+            // Where nobody listens there is nobody to tell.
+            let _ = std::io::stderr().write_all(text.as_bytes());
             best
         })
     })

@@ -74,6 +74,22 @@ fn iou_counts_labelled_points_only() {
 }
 
 #[test]
+fn a_long_list_of_unknown_codes_is_cut_for_people() {
+    let text = |codes: i64| {
+        let unknown_codes = (0..codes).map(|code| (code, 1)).collect();
+        let report = Report {
+            unknown_codes,
+            ..Report::default()
+        };
+        report.text()
+    };
+    assert!(text(20).contains("19 (1 points) (--map"), "{}", text(20));
+    let cut = text(300);
+    assert!(cut.contains("19 (1 points), and 280 more (--map"), "{cut}");
+    assert!(!cut.contains("20 ("), "{cut}");
+}
+
+#[test]
 fn labels_of_a_scan_in_pieces_are_those_of_the_whole() {
     let own = own();
     for (codes, asked) in [
