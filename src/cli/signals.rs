@@ -1,4 +1,5 @@
-//! Ctrl-C and its kin: the first one asks for a stop at the next step, the second one stops at once.
+//! Ctrl-C and its kin: the first one asks for a stop at the next step, the second one stops at once. So does the first one
+//! where there is no next step: while the program waits for its input.
 
 use crate::{Error, Result};
 use signal_hook::consts::{SIGINT, SIGTERM};
@@ -13,6 +14,12 @@ fn flag() -> &'static Arc<AtomicBool> {
     FLAG.get_or_init(Arc::default)
 }
 
+/// Set while there is nothing to finish.
+fn waits() -> &'static Arc<AtomicBool> {
+    static WAITS: OnceLock<Arc<AtomicBool>> = OnceLock::new();
+    WAITS.get_or_init(Arc::default)
+}
+
 /// Installs the handlers.
 ///
 /// A file that grows past the limit of the process gets an error instead of ending the process, so that it is reported
@@ -21,8 +28,10 @@ pub fn install() -> Result<()> {
     let fault = |e: std::io::Error| Error::argument("signal handlers", e.to_string());
     for signal in [SIGINT, SIGTERM] {
         // The order counts: the shutdown looks at the flag before this signal sets it.
-        signal_hook::flag::register_conditional_shutdown(signal, INTERRUPTED, flag().clone())
-            .map_err(fault)?;
+        for stops in [flag(), waits()] {
+            signal_hook::flag::register_conditional_shutdown(signal, INTERRUPTED, stops.clone())
+                .map_err(fault)?;
+        }
         signal_hook::flag::register(signal, flag().clone()).map_err(fault)?;
     }
     #[cfg(unix)]
@@ -33,6 +42,18 @@ pub fn install() -> Result<()> {
 /// Lets a stop end what is being written, too: for commands whose outputs are worth nothing until they are whole.
 pub fn end_writing() {
     crate::io::give_up_on(flag().clone());
+}
+
+/// Runs `read`, which may wait for ever, such that a signal ends the program at once; `saved` says what was kept.
+///
+/// # Errors
+/// [`Error::Interrupted`] after a signal that came before, and those of `read`.
+pub fn waiting<T>(saved: &str, read: impl FnOnce() -> Result<T>) -> Result<T> {
+    waits().store(true, Ordering::SeqCst);
+    // A signal from before the line above has only set its flag.
+    let outcome = check(saved).and_then(|()| read());
+    waits().store(false, Ordering::SeqCst);
+    outcome
 }
 
 /// True once the user asked for a stop.

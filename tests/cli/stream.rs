@@ -2,9 +2,10 @@
 
 use crate::fixtures::{cairn, fails, model, path, repository, room, text, write};
 use cairn::cloud::PointCloud;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 /// What the program answers to `input`: status, answers, standard error.
 fn serve(weights: &Path, input: &[u8]) -> (Option<i32>, Vec<Vec<u8>>, String) {
@@ -120,6 +121,51 @@ fn cut_requests_and_absurd_lengths_end_with_the_reason() {
         2,
     );
     assert!(fault.contains("standard output"), "{fault}");
+}
+
+/// While it waits there is nothing to finish: one signal is enough, before a request and inside one.
+#[cfg(unix)]
+#[test]
+fn a_signal_ends_a_program_that_waits() {
+    let folder = tempfile::tempdir().unwrap();
+    let (weights, scan) = (
+        folder.path().join("m.safetensors"),
+        folder.path().join("a.npy"),
+    );
+    model(&weights, &["coord"]);
+    write(&scan, &room(100));
+    let cloud = request(&std::fs::read(scan).unwrap());
+    for (signal, more) in [("-TERM", &[][..]), ("-INT", &cloud[..9])] {
+        let mut child = Command::new(cairn().get_program())
+            .args(["segment", "-", "--weights", path(&weights)])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let mut input = child.stdin.take().unwrap();
+        input.write_all(&cloud).unwrap();
+        let mut answer = [0; 4 + 1 + 100 * 8];
+        let output = child.stdout.as_mut().unwrap();
+        output.read_exact(&mut answer).unwrap();
+        input.write_all(more).unwrap();
+        std::thread::sleep(Duration::from_millis(300));
+        let id = child.id().to_string();
+        let sent = Command::new("kill").args([signal, &id]).status().unwrap();
+        assert!(sent.success());
+        let begin = Instant::now();
+        let status = loop {
+            match child.try_wait().unwrap() {
+                Some(status) => break status,
+                None if begin.elapsed() > Duration::from_secs(20) => {
+                    child.kill().unwrap();
+                    panic!("{signal} was ignored");
+                }
+                None => std::thread::sleep(Duration::from_millis(10)),
+            }
+        };
+        assert_eq!(status.code(), Some(130), "{signal}");
+    }
 }
 
 /// A compressed cloud may be far larger than its request.

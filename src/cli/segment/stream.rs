@@ -2,8 +2,10 @@
 //!
 //! Requests and answers are those of [`crate::io::frames`]. There is one answer for each request, in order, flushed at once.
 //! A cloud that needs more than `--memory` is refused: a compressed one can stand for a thousand times its bytes.
-//! The end of the input between two requests ends the program with status 0, inside one with status 2. Standard error has one
-//! line per cloud with its latency, from the last byte of the request to the last of the answer.
+//! The end of the input between two requests ends the program with status 0, inside one with status 2. An interrupt ends
+//! it with status 130: at once while it waits for a request, before the answer while a cloud is in work; a request that was
+//! read is answered or named on standard error. Standard error has one line per cloud with its latency, from the last byte
+//! of the request to the last of the answer.
 
 use super::{Args, Chosen, large};
 use crate::cli::{Global, signals};
@@ -39,14 +41,18 @@ pub fn run(args: &Args, global: &Global, chosen: &mut Chosen, map: &LabelMap) ->
     let mut input = std::io::stdin().lock();
     let mut output = std::io::stdout().lock();
     let mut number = 0u64;
-    while let Some(request) = frames::request(&mut input, NAME, number)? {
-        signals::check("all answers so far were sent")?;
+    loop {
+        let request = || frames::request(&mut input, NAME, number);
+        let Some(request) = signals::waiting("all clouds were answered", request)? else {
+            return Ok(());
+        };
         let start = Instant::now();
         let name = format!("cloud {number}");
         let labels = read(args, chosen, &name, request)
             .and_then(|scan| chosen.labels(args, global, map, &scan));
-        if let Err(error @ Error::Interrupted { .. }) = labels {
-            return Err(error);
+        if let Err(Error::Interrupted { .. }) = labels {
+            let saved = format!("cloud {number} has no answer, all before it have theirs");
+            return Err(Error::Interrupted { saved });
         }
         let answer = frames::answer(&labels)?;
         let sent = output.write_all(&answer).and_then(|()| output.flush());
@@ -65,5 +71,4 @@ pub fn run(args: &Args, global: &Global, chosen: &mut Chosen, map: &LabelMap) ->
         });
         number += 1;
     }
-    Ok(())
 }
