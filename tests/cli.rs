@@ -20,6 +20,9 @@ mod kernels;
 mod many;
 #[path = "cli/memory.rs"]
 mod memory;
+#[cfg(unix)]
+#[path = "cli/paths.rs"]
+mod paths;
 #[path = "cli/segment.rs"]
 mod segment;
 #[path = "cli/stream.rs"]

@@ -8,6 +8,7 @@ mod stream;
 mod truth;
 
 use super::{Global, print, progress::Progress, signals};
+use crate::error::{one_line, path_text};
 use crate::infer::{
     LabelMap, Memory, Options, Segmenter, Shipped, Views, segment::TILE_VOXELS, shipped::Facts,
 };
@@ -40,7 +41,10 @@ const KEPT: &str = "nothing was written, an older output is as it was";
 ///
 /// Of several scans, one that cannot be labelled does not stop the others: the reasons are listed at the end and the exit
 /// status is 1. Outputs that are newer than their inputs are left alone, so that a run that was stopped goes on where it
-/// was. An MCAP bag comes back as a bag in which every cloud of the topic has the fields `label` and `confidence`.
+/// was; a NAME_labelled beside a NAME that is an input, too, is a result and no scan. Outputs that would fall on each
+/// other, on an input, or on the labels of one (KITTI's .label files) are refused before any work.
+///
+/// An MCAP bag comes back as a bag in which every cloud of the topic has the fields `label` and `confidence`.
 ///
 /// With `-` as input, clouds come on standard input and labels go to standard output, each with its length in front: four
 /// bytes, little-endian, then a cloud as the bytes of an NPY (or PLY, PCD, LAS, LAZ) file. The answer is a length, a
@@ -48,11 +52,12 @@ const KEPT: &str = "nothing was written, an older output is as it was";
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLE, after_long_help = EXAMPLE)]
 pub struct Args {
-    /// Scans to label (LAS, LAZ, PLY, PCD, NPY, E57, text, KITTI, MCAP bags), folders of them, patterns such as
-    /// 'scans/*.laz', or - for clouds on standard input
+    /// Scans to label (LAS, LAZ, PLY, PCD, NPY, E57, text, KITTI, MCAP bags), folders of them (without the folders inside),
+    /// patterns such as 'scans/*.laz', quoted or not, or - for clouds on standard input
     #[arg(required = true, value_name = "IN")]
     inputs: Vec<PathBuf>,
-    /// Output file; for several inputs a folder, which is made if need be [default: beside each input, NAME_labelled]
+    /// Output file; for several inputs a folder, which is made if need be; a name that ends with / is a folder
+    /// [default: beside each input, NAME_labelled]
     #[arg(long, short, value_name = "OUT")]
     output: Option<PathBuf>,
     /// Format of the outputs by its file name extension, such as laz [default: that of each input]
@@ -132,11 +137,12 @@ pub fn run(args: Args, global: &Global) -> anyhow::Result<ExitCode> {
         stream::run(&args, global, &mut chosen, &map)?;
         return Ok(ExitCode::SUCCESS);
     }
-    let jobs = Jobs::new(&args.inputs, args.output.as_deref(), args.to.as_deref())?;
+    let output = args.output.as_deref();
+    let jobs = Jobs::new(&args.inputs, output, args.to.as_deref(), args.again)?;
     let mut chosen = Chosen::of(&args, global)?;
     global.announce();
     if jobs.many {
-        return all(&args, global, &mut chosen, &map, &jobs.list);
+        return all(&args, global, &mut chosen, &map, &jobs);
     }
     for job in &jobs.list {
         print::result(&any(&args, global, &mut chosen, &map, job)?)?;
@@ -162,7 +168,7 @@ fn all(
     global: &Global,
     chosen: &mut Chosen,
     map: &LabelMap,
-    list: &[Job],
+    Jobs { list, results, .. }: &Jobs,
 ) -> anyhow::Result<ExitCode> {
     let mut failed = Vec::new();
     let mut skipped = 0;
@@ -179,7 +185,8 @@ fn all(
                 print::error(&error);
                 let reason = print::chain(&error);
                 if args.json {
-                    let line = serde_json::json!({ "input": job.input, "error": reason });
+                    let input = job.input.display().to_string();
+                    let line = serde_json::json!({ "input": input, "error": reason });
                     print::result(&line.to_string())?;
                 }
                 failed.push((&job.input, reason));
@@ -193,13 +200,16 @@ fn all(
             ", {skipped} were done already (--again labels them anew)"
         ));
     }
+    if *results > 0 {
+        summary.push_str(&format!(", {results} results of such a run left out"));
+    }
     if failed.is_empty() {
         global.note(summary);
         return Ok(ExitCode::SUCCESS);
     }
-    eprintln!("{summary}, {} failed:", failed.len());
+    print::say(format_args!("{summary}, {} failed:", failed.len()));
     for (input, reason) in &failed {
-        eprintln!("  {}: {reason}", input.display());
+        print::say(format_args!("  {}: {reason}", path_text(input)));
     }
     Ok(ExitCode::FAILURE)
 }
@@ -218,7 +228,8 @@ fn any(
     job: &Job,
 ) -> anyhow::Result<String> {
     if io::bag::is_bag(&job.input) {
-        return bag::run(args, global, chosen, map, [&job.input, &job.output]);
+        let text = bag::run(args, global, chosen, map, [&job.input, &job.output])?;
+        return Ok(one_line(&text));
     }
     let report = one(args, global, chosen, map, job)?;
     match args.json {
@@ -327,7 +338,7 @@ fn one(
     signals::check(KEPT)?;
     let segmenter = chosen
         .for_scan(&scan, global)
-        .with_context(|| format!("segmenting {}", input.display()))?;
+        .with_context(|| format!("segmenting {}", path_text(input)))?;
     let codes = map.resolve(segmenter)?;
     let metadata = segmenter.metadata();
     let truth = truth::truth(&scan.cloud, metadata, &codes, args.labels.as_deref())?;
@@ -340,7 +351,7 @@ fn one(
             progress.set(done as u64, total as u64);
             signals::check(KEPT)
         })
-        .with_context(|| format!("segmenting {}", input.display()))?;
+        .with_context(|| format!("segmenting {}", path_text(input)))?;
     drop(progress);
     let segmented = start.elapsed() - read;
 

@@ -9,10 +9,10 @@ pub fn is_scan_name(path: &Path) -> bool {
     super::format_of_name(path).is_ok_and(|format| format.name != super::bin::LABELS.name)
 }
 
-/// The part of a path that is a pattern, with `?` for any character and `*` for any number of them.
-fn pattern(path: &Path) -> Option<String> {
-    let name = path.file_name()?.to_string_lossy().into_owned();
-    name.contains(['*', '?']).then_some(name)
+/// The part of a path that is a pattern, with `?` for any byte and `*` for any number of them.
+fn pattern(path: &Path) -> Option<&[u8]> {
+    let name = path.file_name()?.as_encoded_bytes();
+    (name.iter().any(|byte| b"*?".contains(byte))).then_some(name)
 }
 
 /// True when a path is a folder or a pattern, which may name any number of files.
@@ -29,7 +29,7 @@ pub fn expand(path: &Path, wanted: &dyn Fn(&Path) -> bool) -> Result<Vec<PathBuf
         return Ok(vec![path.to_path_buf()]);
     }
     let pattern = (!path.is_dir()).then(|| pattern(path)).flatten();
-    let folder = match &pattern {
+    let folder = match pattern {
         Some(_) => path.parent().filter(|p| !p.as_os_str().is_empty()),
         None => Some(path),
     };
@@ -40,8 +40,8 @@ pub fn expand(path: &Path, wanted: &dyn Fn(&Path) -> bool) -> Result<Vec<PathBuf
         let name = entry.file_name();
         // Without the `./` that nobody wrote.
         let file = folder.map_or(PathBuf::from(&name), |f| f.join(&name));
-        let is_wanted = match &pattern {
-            Some(pattern) => matches(pattern.as_bytes(), name.to_string_lossy().as_bytes()),
+        let is_wanted = match pattern {
+            Some(pattern) => matches(pattern, name.as_encoded_bytes()),
             None => wanted(&file),
         };
         if is_wanted && file.is_file() {

@@ -64,6 +64,39 @@ fn a_result_that_cannot_be_printed_is_an_error() {
     assert_eq!(io::read(&output).unwrap().cloud.len(), 200);
 }
 
+/// A full disk and a reader that went away.
+#[test]
+fn messages_that_cannot_be_printed_change_no_exit_code() {
+    let (folder, scan, weights) = workplace(200);
+    let output = folder.path().join("out.las");
+    let (bad, missing) = (folder.path().join("bad.ply"), folder.path().join("no.las"));
+    std::fs::write(&bad, "no scan").unwrap();
+    let many = [
+        "segment",
+        path(&scan),
+        path(&bad),
+        "--weights",
+        path(&weights),
+    ];
+    for (arguments, code) in [
+        (&segment(&scan, &weights, &output)[..], 0),
+        (&many, 1),
+        (&["info", path(&missing)], 2),
+        (&["info", "--frobnicate"], 2),
+    ] {
+        let (reader, closed) = std::io::pipe().unwrap();
+        drop(reader);
+        let full = File::create("/dev/full").unwrap();
+        for stderr in [Stdio::from(full), Stdio::from(closed)] {
+            let mut command = Command::new(cairn().get_program());
+            command.args(arguments).stdout(Stdio::null()).stderr(stderr);
+            let status = command.status().unwrap();
+            assert_eq!(status.code(), Some(code), "{arguments:?}");
+        }
+    }
+    assert_eq!(io::read(&output).unwrap().cloud.len(), 200);
+}
+
 #[test]
 fn devices_and_system_folders_are_refused_as_outputs() {
     let (folder, scan, weights) = workplace(200);
@@ -219,6 +252,10 @@ fn a_disk_that_fills_up_leaves_the_old_file_and_says_so() {
         assert!(
             fault.contains(part) && fault.matches("error:").count() == 1,
             "{fault}"
+        );
+        assert!(
+            !fault.contains(".part"),
+            "the temporary name says nothing: {fault}"
         );
         assert_eq!(std::fs::read(&output).unwrap(), OLD);
         assert_eq!(files(folder.path()), ["in.las", "m.safetensors", "out.las"]);

@@ -186,5 +186,5 @@ fn several_scans_go_into_a_folder() {
         "--weights",
         path(&weights),
     ];
-    assert!(fails(&twice, 2).contains("same file name"));
+    assert!(fails(&twice, 2).contains("is named twice"));
 }

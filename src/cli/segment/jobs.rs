@@ -1,8 +1,10 @@
 //! Which scans are labelled, and where the results go.
 
+use crate::error::path_text;
 use crate::io;
 use crate::{Error, Result};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
 /// What the name of a labelled scan beside its input ends with.
@@ -21,6 +23,8 @@ pub struct Jobs {
     pub list: Vec<Job>,
     /// True when a fault of one does not stop the others and finished ones are left alone.
     pub many: bool,
+    /// Results of an earlier run that were among the inputs.
+    pub results: usize,
 }
 
 /// Whether a folder's file is worth a try.
@@ -33,87 +37,189 @@ pub fn has_extension(path: &Path, wanted: &str) -> bool {
         .is_some_and(|e| e.eq_ignore_ascii_case(wanted))
 }
 
+/// What a run must not write over.
+enum Kept<'a> {
+    /// A scan that is labelled.
+    Scan(&'a Path),
+    /// A file that was named, but is the result of a scan that was named, too.
+    Result,
+    /// The labels that came with a scan.
+    LabelsOf(&'a Path),
+}
+
 impl Jobs {
-    /// Finds the scans; `to` is the extension of the outputs in place of the inputs' own.
+    /// Finds the scans; `to` is the extension of the outputs in place of the inputs' own. Finished scans are left alone
+    /// unless all are labelled `again`.
     ///
     /// # Errors
-    /// Folders that cannot be read or hold no scan, and outputs that would fall on each other or on an input.
-    pub fn new(inputs: &[PathBuf], output: Option<&Path>, to: Option<&str>) -> Result<Jobs> {
-        let mut files = Vec::new();
-        for input in inputs {
-            let found = io::expand(input, &is_scan)?;
-            let is_many = io::names_many(input);
-            // Results of an earlier run lie beside their inputs and are no inputs. Where results go elsewhere, a name alone
-            // makes none: its input has to be there.
-            let stems: BTreeSet<PathBuf> = found.iter().map(|f| f.with_extension("")).collect();
-            let is_result = |f: &PathBuf| {
-                let of = input_of(f);
-                is_many && of.is_some_and(|of| output.is_none() || stems.contains(&of))
-            };
-            files.extend(found.iter().filter(|f| !is_result(f)).cloned());
-        }
-        let folder = output.filter(|o| o.is_dir());
-        let many = files.len() > 1 || folder.is_some() || inputs.iter().any(|i| io::names_many(i));
-        if let (false, Some(output), [input]) = (many, output, files.as_slice()) {
-            if to.is_some() {
-                let fault = "the name of the output decides its format; leave one of the two out";
-                return Err(Error::argument("to", fault));
+    /// Folders that cannot be read or hold no scan, and outputs that would fall on each other, on an input or on the labels
+    /// of one. These are mistakes of the command, which no scan's turn can mend: nothing is labelled then.
+    pub fn new(
+        inputs: &[PathBuf],
+        output: Option<&Path>,
+        to: Option<&str>,
+        again: bool,
+    ) -> Result<Jobs> {
+        let (scans, results) = find(inputs, output.is_some())?;
+        let is_folder = output.is_some_and(|o| o.is_dir() || ends_like_a_folder(o));
+        let many = inputs.len() > 1 || is_folder || inputs.iter().any(|i| io::names_many(i));
+        let list = match (many, output) {
+            (false, Some(output)) => vec![single(&scans[0], output, to)?],
+            (_, Some(output)) if output.exists() && !output.is_dir() => {
+                let fault = "is a file; several inputs need a folder as output";
+                return Err(Error::unusable(output, fault));
             }
-            let job = Job {
-                input: input.clone(),
-                output: output.to_path_buf(),
-            };
-            return Ok(Jobs {
-                list: vec![job],
-                many,
-            });
-        }
-        if let Some(output) = output.filter(|o| o.exists() && !o.is_dir()) {
-            let fault = "is a file; several inputs need a folder as output";
-            return Err(Error::unusable(output, fault));
-        }
-        let list = place(files, output, to)?;
-        if let Some(output) = output {
+            _ => place(scans, output, to)?,
+        };
+        let jobs = Jobs {
+            list,
+            many,
+            results: results.len(),
+        };
+        let named = results.iter().filter(|r| r.is_named);
+        jobs.check_losses(named.map(|r| r.path.as_path()), again)?;
+        if let Some(output) = output.filter(|_| many) {
             std::fs::create_dir_all(output).map_err(|e| Error::io(output, e))?;
         }
-        Ok(Jobs { list, many })
+        Ok(jobs)
+    }
+
+    /// Refuses outputs that would replace what the user has: an input, or the labels that came with one.
+    fn check_losses<'a>(
+        &'a self,
+        results: impl Iterator<Item = &'a Path>,
+        again: bool,
+    ) -> Result<()> {
+        let mut kept: BTreeMap<PathBuf, Kept<'_>> = BTreeMap::new();
+        for Job { input, .. } in &self.list {
+            let labels = labels_of(input).filter(|labels| labels.exists());
+            kept.extend(labels.map(|labels| (real(&labels), Kept::LabelsOf(input))));
+        }
+        kept.extend(results.map(|result| (real(result), Kept::Result)));
+        kept.extend((self.list.iter()).map(|job| (real(&job.input), Kept::Scan(&job.input))));
+        for job in &self.list {
+            for file in [Some(job.output.clone()), labels_of(&job.output)] {
+                let Some(file) = file else { continue };
+                let what = match kept.get(&real(&file)) {
+                    None => continue,
+                    // Of one scan the user gave both names.
+                    Some(Kept::Scan(scan)) if *scan == job.input && !self.many => continue,
+                    Some(Kept::Scan(scan)) if *scan == job.input => {
+                        let fault = "would be written over itself; choose another folder, or leave --output out";
+                        return Err(Error::unusable(scan, fault));
+                    }
+                    // Nothing is written.
+                    Some(Kept::Result) if !again && job.is_done() => continue,
+                    Some(Kept::Scan(_) | Kept::Result) => "which is an input, too".to_string(),
+                    Some(Kept::LabelsOf(scan)) => format!("the labels of {}", path_text(scan)),
+                };
+                let file = path_text(&file);
+                let fault =
+                    format!("its output would replace {file}, {what}; write elsewhere with -o");
+                return Err(Error::unusable(&job.input, fault));
+            }
+        }
+        Ok(())
     }
 }
 
-/// The scan, without extension, of which a file would be the result by its name.
-fn input_of(path: &Path) -> Option<PathBuf> {
-    let stem = path.file_stem()?.to_str()?;
-    Some(path.with_file_name(stem.strip_suffix(SUFFIX)?))
+/// A file that an input names.
+struct Found {
+    path: PathBuf,
+    /// By its own name, as far as this program can see: a shell may have made it of a pattern.
+    is_named: bool,
+}
+
+/// The scans that the inputs name, and the results of an earlier run among them: those lie beside their scans, which have to
+/// be named, too. Where results go `elsewhere`, a file that is named by its own name is a scan.
+fn find(inputs: &[PathBuf], elsewhere: bool) -> Result<(Vec<PathBuf>, Vec<Found>)> {
+    let mut found = Vec::new();
+    for input in inputs {
+        let is_named = !io::names_many(input);
+        let files = io::expand(input, &is_scan)?.into_iter();
+        found.extend(files.map(|path| Found { path, is_named }));
+    }
+    let of_scans: BTreeSet<PathBuf> = found.iter().map(|f| result_of(&f.path)).collect();
+    let is_result =
+        |f: &Found| of_scans.contains(&f.path.with_extension("")) && !(elsewhere && f.is_named);
+    let (results, scans): (Vec<_>, Vec<_>) = found.into_iter().partition(is_result);
+    Ok((scans.into_iter().map(|f| f.path).collect(), results))
+}
+
+/// The result of a scan beside it, without extension.
+fn result_of(scan: &Path) -> PathBuf {
+    let mut name = scan.file_stem().unwrap_or_default().to_os_string();
+    name.push(SUFFIX);
+    scan.with_file_name(name)
+}
+
+/// The label file that is read and written with a frame, whether it exists or not.
+fn labels_of(path: &Path) -> Option<PathBuf> {
+    has_extension(path, "bin").then(|| io::bin::label_path(path))
+}
+
+/// True for a name that ends with a slash.
+fn ends_like_a_folder(path: &Path) -> bool {
+    let last = path.as_os_str().as_encoded_bytes().last();
+    last.is_some_and(|byte| std::path::is_separator(char::from(*byte)))
+}
+
+/// Where a path leads, whether a file is there or not.
+fn real(path: &Path) -> PathBuf {
+    std::fs::canonicalize(path).unwrap_or_else(|_| {
+        let folder = path.parent().filter(|f| !f.as_os_str().is_empty());
+        let folder = std::fs::canonicalize(folder.unwrap_or(Path::new(".")));
+        match (folder, path.file_name()) {
+            (Ok(folder), Some(name)) => folder.join(name),
+            _ => path.to_path_buf(),
+        }
+    })
+}
+
+/// The one scan and the output that was named for it.
+fn single(input: &Path, output: &Path, to: Option<&str>) -> Result<Job> {
+    if to.is_some() {
+        let fault = "the name of the output decides its format; leave one of the two out";
+        return Err(Error::argument("to", fault));
+    }
+    if output.extension().is_none() {
+        let fault = "the name has no ending that says the format; a new folder ends with /";
+        return Err(Error::unusable(output, fault));
+    }
+    Ok(Job {
+        input: input.to_path_buf(),
+        output: output.to_path_buf(),
+    })
 }
 
 /// Gives every input its output.
-fn place(files: Vec<PathBuf>, folder: Option<&Path>, to: Option<&str>) -> Result<Vec<Job>> {
-    let mut taken = BTreeSet::new();
+fn place(scans: Vec<PathBuf>, folder: Option<&Path>, to: Option<&str>) -> Result<Vec<Job>> {
+    let mut taken: BTreeMap<PathBuf, PathBuf> = BTreeMap::new();
     let mut list = Vec::new();
-    for input in files {
-        let stem = input.file_stem().unwrap_or_default().to_string_lossy();
-        let own = input.extension().unwrap_or_default().to_string_lossy();
-        let extension = to.map_or(&*own, |to| to.trim_start_matches('.'));
-        let suffix = if folder.is_none() { SUFFIX } else { "" };
-        let name = match extension {
-            "" => format!("{stem}{suffix}"),
-            extension => format!("{stem}{suffix}.{extension}"),
-        };
+    for input in scans {
+        let own = input.extension().unwrap_or_default();
+        let extension = to.map_or(own, |to| OsStr::new(to.trim_start_matches('.')));
+        let mut name = input.file_stem().unwrap_or_default().to_os_string();
+        if folder.is_none() {
+            name.push(SUFFIX);
+        }
+        if !extension.is_empty() {
+            name.push(".");
+            name.push(extension);
+        }
         let output = match folder {
             Some(folder) => folder.join(name),
             None => input.with_file_name(name),
         };
-        if !taken.insert(output.clone()) {
-            let fault = "another input has the same file name, and both outputs go into one folder";
-            return Err(Error::unusable(input, fault));
-        }
-        let same = |a: &Path, b: &Path| {
-            let real = |p: &Path| std::fs::canonicalize(p).ok();
-            real(a).is_some_and(|a| Some(a) == real(b))
-        };
-        if same(&input, &output) {
-            let fault =
-                "would be written over itself; choose another folder, or leave --output out";
+        if let Some(first) = taken.insert(real(&output), input.clone()) {
+            let fault = match real(&first) == real(&input) {
+                true => "is named twice".to_string(),
+                false => format!(
+                    "would be written to {}, and so would {}; label them into two folders",
+                    path_text(&output),
+                    path_text(&first)
+                ),
+            };
             return Err(Error::unusable(input, fault));
         }
         list.push(Job { input, output });
@@ -133,71 +239,4 @@ impl Job {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn outputs_lie_beside_their_inputs_or_in_a_folder() {
-        let folder = tempfile::tempdir().unwrap();
-        let file = |name: &str| folder.path().join(name);
-        for name in [
-            "a.las",
-            "b.mcap",
-            "a_labelled.las",
-            "truth_labelled.las",
-            "n.md",
-        ] {
-            std::fs::write(file(name), "x").unwrap();
-        }
-        let names = |jobs: &Jobs| -> Vec<String> {
-            let name = |p: &Path| p.strip_prefix(folder.path()).unwrap().display().to_string();
-            (jobs.list.iter())
-                .map(|j| format!("{} {}", name(&j.input), name(&j.output)))
-                .collect()
-        };
-        let all = [folder.path().to_path_buf()];
-        let beside = Jobs::new(&all, None, None).unwrap();
-        assert!(beside.many);
-        assert_eq!(
-            names(&beside),
-            ["a.las a_labelled.las", "b.mcap b_labelled.mcap"]
-        );
-        let out = file("out");
-        let inside = Jobs::new(&[file("*.las")], Some(&out), Some(".ply")).unwrap();
-        let want = [
-            "a.las out/a.ply",
-            "truth_labelled.las out/truth_labelled.ply",
-        ];
-        assert_eq!(names(&inside), want);
-        assert!(out.is_dir());
-        let one = Jobs::new(&[file("a.las")], Some(&file("c.las")), None).unwrap();
-        assert_eq!((names(&one), one.many), (vec!["a.las c.las".into()], false));
-        let fault = Jobs::new(&all, Some(folder.path()), None).unwrap_err();
-        assert!(fault.to_string().contains("written over itself"), "{fault}");
-        let two = [file("a.las"), file("out/a.las")];
-        let fault = Jobs::new(&two, Some(&out), None).unwrap_err();
-        assert!(fault.to_string().contains("same file name"), "{fault}");
-        let fault = Jobs::new(&all, Some(&file("n.md")), None).unwrap_err();
-        assert!(fault.to_string().contains("need a folder"), "{fault}");
-    }
-
-    #[test]
-    fn finished_scans_are_those_not_older_than_their_inputs() {
-        let folder = tempfile::tempdir().unwrap();
-        let job = Job {
-            input: folder.path().join("a"),
-            output: folder.path().join("b"),
-        };
-        std::fs::write(&job.input, "x").unwrap();
-        assert!(!job.is_done());
-        std::fs::write(&job.output, "x").unwrap();
-        assert!(job.is_done());
-        let later = std::time::SystemTime::now() + std::time::Duration::from_secs(60);
-        let input = std::fs::File::options()
-            .append(true)
-            .open(&job.input)
-            .unwrap();
-        input.set_modified(later).unwrap();
-        assert!(!job.is_done());
-    }
-}
+mod tests;

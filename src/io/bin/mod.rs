@@ -78,7 +78,7 @@ impl Source {
 }
 
 /// The label file of a frame, whether it exists or not.
-fn label_path(frame: &Path) -> PathBuf {
+pub(crate) fn label_path(frame: &Path) -> PathBuf {
     let name = PathBuf::from(frame.file_name().map_or(OsString::new(), OsString::from));
     let name = name.with_extension("label");
     let folder = frame.parent().unwrap_or(Path::new(""));
