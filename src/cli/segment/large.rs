@@ -207,6 +207,8 @@ fn read(
         progress.set(done, points);
     }
     drop(progress);
+    // Text holds what lies between its rows, which only shows now.
+    let held = held.max(reader.held());
     (rest.source, rest.warnings) = reader.finish().context(context)?;
     print::warnings(input, &rest.warnings);
     let large = survey.finish()?;

@@ -14,8 +14,7 @@ pub struct Gaps {
 impl Gaps {
     /// Adds a line before point `before`; false when there is no room.
     pub fn add(&mut self, before: u64, line: &[u8]) -> bool {
-        let place = size_of_val(&self.places[..]) + size_of::<(u64, usize)>();
-        if self.bytes.len() + line.len() + place > MOST {
+        if self.size() + line.len() + size_of::<(u64, usize)>() > MOST {
             return false;
         }
         self.bytes.extend_from_slice(line);
@@ -24,6 +23,11 @@ impl Gaps {
             None => self.places.push((before, self.bytes.len())),
         }
         true
+    }
+
+    /// Bytes in use.
+    pub fn size(&self) -> usize {
+        self.bytes.len() + size_of_val(&self.places[..])
     }
 
     /// The number of points before a gap, and its lines.

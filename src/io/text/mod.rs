@@ -345,9 +345,8 @@ impl Reader for TextReader {
     }
 
     fn held(&self) -> u64 {
-        // A gap takes at most three times its place in the file.
-        let gaps = (3 * self.input.size()).min(MOST as u64);
-        2 * self.layout.head.len() as u64 + gaps
+        // How much lies between the rows shows when they are read.
+        2 * self.layout.head.len() as u64 + self.gaps.size() as u64
     }
 
     fn next_chunk(&mut self, max: usize) -> Result<Option<Chunk>> {
