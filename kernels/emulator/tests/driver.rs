@@ -219,13 +219,24 @@ fn compiled_code_is_refused() {
 #[test]
 fn an_unknown_instruction_is_refused_by_name() {
     let (_turn, context) = device();
-    let source = r#"extern "C" __global__ void clocked(unsigned* y) { unsigned t; asm volatile("mov.u32 %0, %%clock;" : "=r"(t)); y[0] = t; }"#;
-    let error = context
-        .load_module(cudarc::nvrtc::Ptx::from_src(support::compile(source, &[])))
-        .map(|_| ())
-        .unwrap_err();
-    assert!(
-        format!("{error}").contains("mov.u32 %r1, %clock"),
-        "{error}"
-    );
+    let source = |text: &str| {
+        format!(
+            "extern \"C\" __global__ void refused(unsigned* y) {{ unsigned t = y[0], u = y[1]; asm volatile(\"{text}); y[0] = t; }}"
+        )
+    };
+    for (text, named) in [
+        (r#"mov.u32 %0, %%clock;" : "=r"(t) : "r"(u)"#, "mov.u32"),
+        (
+            r#"mma.sync.aligned.m16n8k8.row.col.f16.f16.f16.f16 {%0,%1}, {%0,%1}, {%0}, {%0,%1};" : "+r"(t), "+r"(u)"#,
+            "mma.sync.aligned.m16n8k8.row.col.f16.f16.f16.f16",
+        ),
+        (
+            r#"mma.sync.aligned.m8n8k16.row.col.s32.s8.s8.s32 {%0,%1}, {%0}, {%0}, {%0,%1};" : "+r"(t), "+r"(u)"#,
+            "mma.sync.aligned.m8n8k16.row.col.s32.s8.s8.s32",
+        ),
+    ] {
+        let ptx = cudarc::nvrtc::Ptx::from_src(support::compile(&source(text), &[]));
+        let error = context.load_module(ptx).map(|_| ()).unwrap_err();
+        assert!(format!("{error}").contains(named), "{error}");
+    }
 }

@@ -54,7 +54,7 @@ template <bool BF16> __device__ void gemm(const unsigned short* a, const unsigne
 extern "C" __global__ void gemm_bf16(const unsigned short* a, const unsigned short* b, int n, int k, float* c) { gemm<true>(a, b, n, k, c); }
 extern "C" __global__ void gemm_f16(const unsigned short* a, const unsigned short* b, int n, int k, float* c) { gemm<false>(a, b, n, k, c); }
 
-// C [16, 8] = A [16, 8]·Bᵀ, B [8, 8], tf32; then f16 with k = 8 through transposed ldmatrix of B [8 k, 8 n].
+// C [16, 8] = A [16, 8]·Bᵀ, B [8, 8], tf32; then bf16 and f16 with k = 8 through transposed ldmatrix of B [8 k, 8 n].
 extern "C" __global__ void tile_tf32(const float* a, const float* b, float* c) {
     const int g = threadIdx.x >> 2, t = threadIdx.x & 3;
     unsigned fa[4], fb[2];
@@ -69,7 +69,7 @@ extern "C" __global__ void tile_tf32(const float* a, const float* b, float* c) {
     c[(g + 8) * 8 + 2 * t] = d[2];
     c[(g + 8) * 8 + 2 * t + 1] = d[3];
 }
-extern "C" __global__ void tile_f16(const unsigned short* a, const unsigned short* b, float* c) {
+template <bool BF16> __device__ void tile_half(const unsigned short* a, const unsigned short* b, float* c) {
     __shared__ __align__(16) unsigned short sa[16 * 8], sb[8 * 8];
     const int lane = threadIdx.x, g = lane >> 2, t = lane & 3;
     for (int i = lane; i < 128; i += 32) sa[i] = a[i];
@@ -79,10 +79,16 @@ extern "C" __global__ void tile_f16(const unsigned short* a, const unsigned shor
     asm volatile("ldmatrix.sync.aligned.m8n8.x2.shared.b16 {%0,%1}, [%2];" : "=r"(fa[0]), "=r"(fa[1]) : "r"(shared_address(sa + (lane & 15) * 8)) : "memory");
     asm volatile("ldmatrix.sync.aligned.m8n8.x1.trans.shared.b16 {%0}, [%1];" : "=r"(fb) : "r"(shared_address(sb + (lane & 7) * 8)) : "memory");
     float d[4] = {0, 0, 0, 0};
-    asm volatile("mma.sync.aligned.m16n8k8.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5}, {%6}, {%0,%1,%2,%3};"
-        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]) : "r"(fa[0]), "r"(fa[1]), "r"(fb));
+    if (BF16)
+        asm volatile("mma.sync.aligned.m16n8k8.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5}, {%6}, {%0,%1,%2,%3};"
+            : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]) : "r"(fa[0]), "r"(fa[1]), "r"(fb));
+    else
+        asm volatile("mma.sync.aligned.m16n8k8.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5}, {%6}, {%0,%1,%2,%3};"
+            : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]) : "r"(fa[0]), "r"(fa[1]), "r"(fb));
     c[g * 8 + 2 * t] = d[0];
     c[g * 8 + 2 * t + 1] = d[1];
     c[(g + 8) * 8 + 2 * t] = d[2];
     c[(g + 8) * 8 + 2 * t + 1] = d[3];
 }
+extern "C" __global__ void tile_bf16(const unsigned short* a, const unsigned short* b, float* c) { tile_half<true>(a, b, c); }
+extern "C" __global__ void tile_f16(const unsigned short* a, const unsigned short* b, float* c) { tile_half<false>(a, b, c); }

@@ -127,26 +127,68 @@ fn small_tiles_match_f64() {
     let start = |at: usize| (1 + at % 2 + 2 * (at / 64)) as f64;
     assert_close(&bench.download::<f32>(dc, 128), &want, start);
 
-    let half = |x: &f32| f16::from_f32(*x).to_bits();
-    let (a, b): (Vec<u16>, Vec<u16>) = (a.iter().map(half).collect(), b.iter().map(half).collect());
-    let (da, db) = (bench.upload(&a), bench.upload(&b));
-    bench
-        .launch(
-            "tile_f16",
-            1,
-            32,
-            &[Arg::U64(da), Arg::U64(db), Arg::U64(dc)],
-        )
-        .unwrap();
-    let value = |x: u16| f16::from_bits(x).to_f64();
-    // B is [k, n] here: transposed for the reference.
-    let transposed: Vec<f64> = (0..64).map(|at| value(b[at % 8 * 8 + at / 8])).collect();
-    let want = product(
-        &a.iter().map(|x| value(*x)).collect::<Vec<_>>(),
-        &transposed,
-        16,
-        8,
-        8,
-    );
-    assert_close(&bench.download::<f32>(dc, 128), &want, |_| 0.0);
+    for kernel in ["tile_bf16", "tile_f16"] {
+        let (a, b): (Vec<u16>, Vec<u16>) = (
+            a.iter().map(|x| half(kernel, *x)).collect(),
+            b.iter().map(|x| half(kernel, *x)).collect(),
+        );
+        let (da, db) = (bench.upload(&a), bench.upload(&b));
+        let args = [Arg::U64(da), Arg::U64(db), Arg::U64(dc)];
+        bench.launch(kernel, 1, 32, &args).unwrap();
+        // B is [k, n] here: transposed for the reference.
+        let transposed: Vec<f64> = (0..64)
+            .map(|at| wide(kernel, b[at % 8 * 8 + at / 8]))
+            .collect();
+        let a: Vec<f64> = a.iter().map(|x| wide(kernel, *x)).collect();
+        let want = product(&a, &transposed, 16, 8, 8);
+        assert_close(&bench.download::<f32>(dc, 128), &want, |_| 0.0);
+    }
+}
+
+/// Bits of a number in the kind that a kernel multiplies.
+fn half(kernel: &str, x: f32) -> u16 {
+    match kernel {
+        "tile_bf16" => bf16::from_f32(x).to_bits(),
+        _ => f16::from_f32(x).to_bits(),
+    }
+}
+
+fn wide(kernel: &str, bits: u16) -> f64 {
+    match kernel {
+        "tile_bf16" => bf16::from_bits(bits).to_f64(),
+        _ => f16::from_bits(bits).to_f64(),
+    }
+}
+
+/// What halves have besides ordinary numbers: the smallest, what is too large for f16, infinities, NaN.
+#[test]
+fn small_tiles_know_every_number() {
+    let mut bench = Bench::new(include_str!("gemm.cu"));
+    let dc = bench.reserve(512);
+    for (kernel, x, is_finite) in [
+        ("tile_f16", 6e-8, true),
+        ("tile_bf16", 1e-39, true),
+        ("tile_bf16", 65536.0, true),
+        ("tile_f16", 65520.0, false),
+        ("tile_bf16", 3.4e38, false),
+        ("tile_f16", f32::NEG_INFINITY, false),
+        ("tile_f16", f32::NAN, false),
+        ("tile_bf16", f32::NAN, false),
+    ] {
+        // x in one corner of A against a column of B: 1 where it is met, 0 elsewhere.
+        let (mut a, mut b) = (vec![0; 128], vec![0; 64]);
+        a[0] = half(kernel, x);
+        b[3] = half(kernel, 1.0);
+        let (da, db) = (bench.upload(&a), bench.upload(&b));
+        let args = [Arg::U64(da), Arg::U64(db), Arg::U64(dc)];
+        bench.launch(kernel, 1, 32, &args).unwrap();
+        let got = bench.download::<f32>(dc, 128);
+        let want = wide(kernel, a[0]);
+        assert_eq!(want.is_finite(), is_finite, "{kernel} {x}");
+        let same = f64::from(got[3]) == want || got[3].is_nan() && want.is_nan();
+        assert!(same, "{kernel}: {} instead of {want}", got[3]);
+        // infinity times 0 is not 0
+        assert_eq!(got[0].is_nan(), !want.is_finite(), "{kernel} {x}");
+        assert_eq!(got[8 + 3], 0.0);
+    }
 }
