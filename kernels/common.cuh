@@ -169,6 +169,58 @@ __device__ __forceinline__ void mma_tf32(float* d, const u32* a, const u32* b) {
 }
 #endif
 
+// Products of half precision: the compiler is told which of the two kinds a file is compiled for, if any. Operands are
+// rounded to nearest; sums and everything else stay f32.
+#if defined(PRODUCTS_BF16)
+#define HALF "bf16"
+#elif defined(PRODUCTS_F16)
+#define HALF "f16"
+#endif
+
+#if defined(HALF)
+// One value rounded to half.
+__device__ __forceinline__ unsigned short round_half(float x) {
+    unsigned short bits;
+    asm("cvt.rn." HALF ".f32 %0, %1;" : "=h"(bits) : "f"(x));
+    return bits;
+}
+
+// Two values rounded to half, the first in the low bits.
+__device__ __forceinline__ u32 half_pair(float low, float high) {
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800
+    u32 bits;
+    asm("cvt.rn." HALF "x2.f32 %0, %1, %2;" : "=r"(bits) : "f"(high), "f"(low));
+    return bits;
+#else
+    return round_half(low) | (u32)round_half(high) << 16;
+#endif
+}
+
+// d += a b on a tensor core by one warp: a is 16 x 8, b 8 x 8, d 16 x 8. With row = lane / 4 and col = lane % 4 a lane
+// holds the pairs a[row + 8 v][2 col, 2 col + 1], b[2 col, 2 col + 1][row], and of d what mma_tf32 has.
+__device__ __forceinline__ void mma_half_8(float* d, const u32* a, u32 b) {
+    asm volatile(
+        "mma.sync.aligned.m16n8k8.row.col.f32." HALF "." HALF ".f32 {%0,%1,%2,%3}, {%4,%5}, {%6}, {%0,%1,%2,%3};"
+        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+        : "r"(a[0]), "r"(a[1]), "r"(b));
+}
+
+// The same for a of 16 x 16 and b of 16 x 8: behind the operands of the first eight numbers of the inner index lie
+// those of the other eight.
+__device__ __forceinline__ void mma_half_16(float* d, const u32* a, const u32* b) {
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800
+    asm volatile(
+        "mma.sync.aligned.m16n8k16.row.col.f32." HALF "." HALF ".f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
+        "{%0,%1,%2,%3};"
+        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+#else
+    mma_half_8(d, a, b[0]);
+    mma_half_8(d, a + 2, b[1]);
+#endif
+}
+#endif
+
 // First word of Philox 4x32-10 (Salmon et al. 2011) at a counter; the same numbers as device/random.rs.
 __device__ __forceinline__ u32 philox_word(u64 seed, u64 stream, u64 index) {
     u32 k0 = (u32)seed, k1 = (u32)(seed >> 32);

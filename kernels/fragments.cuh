@@ -1,9 +1,10 @@
-// Products of small matrices by one warp, operands in registers, in the precision of f32.
+// Products of small matrices by one warp, operands in registers.
 //
 // A product adds a b to d, where a is 16 x 8, b 8 x 8 and d 16 x 8. With row = lane / 4 and col = lane % 4 a lane holds
 // a[row + 8 (v % 2)][col + 4 (v / 2)], b[col + 4 v][row] and d[row + 8 (v / 2)][2 col + v % 2]. The inner index may be
 // numbered in any way, as long as a and b agree. Tensor cores multiply f32 split in two TF32 halves, as in gemm.cuh; GPUs
-// whose tensor cores know no TF32 exchange values between lanes instead.
+// whose tensor cores know no TF32 exchange values between lanes instead. In half precision operands are rounded when they
+// are made; the instruction pairs neighbours of the inner index, which here are the numbers col and col + 4.
 #pragma once
 #include "common.cuh"
 
@@ -11,7 +12,21 @@
 __device__ __forceinline__ u32 lane_row() { return lane_number() / 4; }
 __device__ __forceinline__ u32 lane_col() { return lane_number() % 4; }
 
-#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800
+#if defined(HALF)
+struct Left {
+    u32 pairs[2];
+};
+struct Right {
+    u32 pair;
+};
+
+__device__ __forceinline__ Left left_of(float x0, float x1, float x2, float x3) {
+    return {{half_pair(x0, x2), half_pair(x1, x3)}};
+}
+__device__ __forceinline__ Right right_of(float x0, float x1) { return {half_pair(x0, x1)}; }
+
+__device__ __forceinline__ void multiply(float* d, const Left& a, const Right& b) { mma_half_8(d, a.pairs, b.pair); }
+#elif !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800
 struct Left {
     u32 high[4], low[4];
 };

@@ -1,5 +1,5 @@
 // Linear layer: one block per tile of 64 x 64 values of the result; see gemm.cuh. The kernels that end in _plain run
-// everywhere, those that end in _tensor need compute capability 8.0.
+// everywhere and exist in f32 only; those that end in _tensor need compute capability 8.0, or 7.5 in f16.
 #include "gemm.cuh"
 
 __device__ __forceinline__ float2 add(float2 a, float2 b) { return make_float2(a.x + b.x, a.y + b.y); }
@@ -49,6 +49,7 @@ __device__ __forceinline__ void backward_w(const float* x, const float* y, const
     });
 }
 
+#if !defined(HALF)
 extern "C" __global__ void __launch_bounds__(GEMM_THREADS) linear_forward_plain(
     const float* __restrict__ x,         // [N, I]
     const float* __restrict__ w,         // [O, I]
@@ -87,8 +88,9 @@ extern "C" __global__ void __launch_bounds__(GEMM_THREADS) linear_backward_w_pla
 ) {
     backward_w<PlainProduct>(x, y, d_y, rows, inputs, outputs, part_rows, partials);
 }
+#endif
 
-#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800
+#if defined(TENSOR_PRODUCTS)
 extern "C" __global__ void __launch_bounds__(GEMM_THREADS) linear_forward_tensor(
     const float* __restrict__ x,         // [N, I]
     const float* __restrict__ w,         // [O, I]

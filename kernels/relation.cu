@@ -9,7 +9,7 @@
 #define CHUNK 32   // channels of M held in shared memory at once
 
 // e = Ak_j - Aq_i + M h + c0. A block takes 128 pairs (blockIdx.x) and 48 groups (blockIdx.y).
-extern "C" __global__ void __launch_bounds__(THREADS) relation_forward(
+extern "C" __global__ void __launch_bounds__(THREADS, 4) relation_forward(
     const float* __restrict__ keys,      // [M, G]
     const float* __restrict__ queries,   // [N, G]
     const float* __restrict__ position,  // [C, 4]

@@ -23,6 +23,8 @@ mod memory;
 #[cfg(unix)]
 #[path = "cli/paths.rs"]
 mod paths;
+#[path = "cli/precision.rs"]
+mod precision;
 #[path = "cli/segment.rs"]
 mod segment;
 #[path = "cli/stream.rs"]

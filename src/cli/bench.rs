@@ -1,9 +1,9 @@
 //! `cairn bench`: how fast this machine runs and trains a network.
 
 use super::forward::{RawBatch, read_batch};
-use super::{Global, print, signals};
+use super::{Global, Products, print, signals};
 use crate::cloud::batch::Batch;
-use crate::device::Device;
+use crate::device::{Device, Precision};
 use crate::measure::steps::{StepTime, steps};
 use crate::measure::{Inference, Job, Share, Times, Training, peak_memory, room, scene};
 use crate::models::Model;
@@ -60,6 +60,8 @@ pub struct Args {
     /// Print JSON instead of text
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    products: Products,
 }
 
 /// What was measured at one size.
@@ -95,7 +97,8 @@ pub fn run(args: Args, global: &Global) -> anyhow::Result<ExitCode> {
         Some(_) => vec![None],
         None => args.points.iter().copied().map(Some).collect(),
     };
-    global.announce();
+    let precision = args.products.on(global.device, Precision::F32)?;
+    global.announce_in(precision);
     if args.steps {
         return run_steps(&args, &sizes);
     }
@@ -104,7 +107,7 @@ pub fn run(args: Args, global: &Global) -> anyhow::Result<ExitCode> {
         signals::check("nothing was written")?;
         let model = model(&args, global).context("building the network")?;
         let batch = batch(&args, points, &model).context("preparing the points")?;
-        let row = measure(&args, model, batch, global.device)?;
+        let row = measure(&args, model, batch, (global.device, precision))?;
         if !args.json {
             print::result(&text(&row)?)?;
         }
@@ -193,11 +196,16 @@ fn batch(args: &Args, points: Option<usize>, model: &Model) -> Result<Batch> {
     })
 }
 
-fn measure(args: &Args, model: Model, batch: Batch, device: Device) -> Result<Measurement> {
+fn measure(
+    args: &Args,
+    model: Model,
+    batch: Batch,
+    (device, precision): (Device, Precision),
+) -> Result<Measurement> {
     let points = batch.len();
     let mut job: Box<dyn Job> = match args.training {
-        true => Box::new(Training::new(model, batch, device)?),
-        false => Box::new(Inference::new(model, batch, device)),
+        true => Box::new(Training::new(model, batch, device)?.in_precision(precision)?),
+        false => Box::new(Inference::new(model, batch, device).in_precision(precision)?),
     };
     let times = Times::of(|| job.once(), usize::from(args.repeats))?;
     let [fastest, slowest] = times.range();

@@ -1,8 +1,9 @@
 //! `cairn eval`: scores of a model on the validation scans of a configuration.
 
-use super::{Global, print, progress::Progress, signals};
+use super::{Global, Products, print, progress::Progress, signals};
 use crate::Error;
 use crate::dataset::Dataset;
+use crate::device::Precision;
 use crate::graph::Executor;
 use crate::models::Model;
 use crate::train::evaluate::{Counts, Evaluator};
@@ -35,6 +36,8 @@ pub struct Args {
     /// Print JSON instead of text
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    products: Products,
 }
 
 #[derive(Debug, Serialize)]
@@ -55,6 +58,7 @@ struct ScanReport {
 
 /// Runs the subcommand.
 pub fn run(args: Args, global: &Global) -> anyhow::Result<ExitCode> {
+    let precision = args.products.on(global.device, Precision::F32)?;
     let path = &args.config;
     let mut config = Config::read(path).context("reading the configuration")?;
     let tensors = safetensors::read(&args.weights).context("reading the weights")?;
@@ -75,14 +79,14 @@ pub fn run(args: Args, global: &Global) -> anyhow::Result<ExitCode> {
     config.input = described.input.clone();
     let model =
         load_model(&described.network, &tensors, global.device).context("loading the weights")?;
-    global.announce();
+    global.announce_in(precision);
     let base = path.parent().unwrap_or(Path::new("."));
     let (train, validate) = scans(&config, base).context("reading the scans")?;
     let data = if args.on_training { &train } else { &validate };
     if data.is_empty() {
         return Err(Error::config("data.validate", "names no scan to be scored on").into());
     }
-    let report = report(&config, &model, data, global)?;
+    let report = report(&config, (&model, precision), data, global)?;
     if args.json {
         print::json(&report)?;
     } else {
@@ -93,11 +97,11 @@ pub fn run(args: Args, global: &Global) -> anyhow::Result<ExitCode> {
 
 fn report(
     config: &Config,
-    model: &Model,
+    (model, precision): (&Model, Precision),
     data: &dyn Dataset,
     global: &Global,
 ) -> anyhow::Result<Report> {
-    let mut executor = Executor::new(global.device);
+    let mut executor = Executor::new(global.device).in_precision(precision)?;
     let mut evaluator = Evaluator {
         network: &*model.network,
         params: &model.params,

@@ -1,7 +1,8 @@
 //! `cairn forward`: raw tensors in, logits out, for other programs.
 
-use super::Global;
+use super::{Global, Products};
 use crate::cloud::features;
+use crate::device::Precision;
 use crate::infer::Segmenter;
 use crate::weights::{Tensor, Tensors, safetensors};
 use crate::{Error, Result};
@@ -28,12 +29,16 @@ pub struct Args {
     /// Where the logits go (safetensors)
     #[arg(long, short, value_name = "FILE")]
     output: PathBuf,
+    #[command(flatten)]
+    products: Products,
 }
 
 /// Runs the subcommand.
 pub fn run(args: Args, global: &Global) -> anyhow::Result<ExitCode> {
+    let precision = args.products.on(global.device, Precision::F32)?;
     let batch = read_batch(&args.input).context("reading the input")?;
-    let mut model = Segmenter::read(&args.weights, global.device).context("loading the weights")?;
+    let model = Segmenter::read(&args.weights, global.device).context("loading the weights")?;
+    let mut model = model.in_precision(precision)?;
     let channels = features::channels(&model.metadata().input.features);
     if batch.channels != channels {
         let fault = format!(
@@ -42,7 +47,7 @@ pub fn run(args: Args, global: &Global) -> anyhow::Result<ExitCode> {
         );
         return Err(Error::unusable(&args.input, fault).into());
     }
-    global.announce();
+    global.announce_in(precision);
     let dims = [batch.coord.len(), model.metadata().classes.len()];
     let logits = model
         .logits(&batch.coord, &batch.offsets, batch.feat)

@@ -18,7 +18,7 @@ mod signals;
 mod train;
 mod verify;
 
-use crate::device::{Device, cuda};
+use crate::device::{Device, Precision, cuda};
 use crate::{Error, Result};
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
@@ -78,6 +78,26 @@ pub struct Global {
     pub quiet: bool,
 }
 
+/// Options of every command that runs a network.
+#[derive(Debug, Clone, Copy, clap::Args)]
+pub struct Products {
+    /// Numbers that a GPU multiplies matrices in: `bf16` and `f16` are faster and rougher, everything else stays f32 [default: f32]
+    #[arg(long, value_name = "f32|bf16|f16")]
+    precision: Option<Precision>,
+}
+
+impl Products {
+    /// The precision asked for, or else `default`.
+    ///
+    /// # Errors
+    /// The device cannot multiply so.
+    pub(crate) fn on(self, device: Device, default: Precision) -> Result<Precision> {
+        let precision = self.precision.unwrap_or(default);
+        precision.check(device)?;
+        Ok(precision)
+    }
+}
+
 #[derive(Debug, Subcommand)]
 enum Command {
     Segment(segment::Args),
@@ -133,6 +153,14 @@ impl Global {
     pub(crate) fn note(&self, text: impl std::fmt::Display) {
         if !self.quiet {
             print::say(text);
+        }
+    }
+
+    /// As [`Global::announce`], with the precision of matrix products.
+    pub(crate) fn announce_in(&self, precision: Precision) {
+        self.announce();
+        if precision != Precision::F32 {
+            self.note(format_args!("matrix products: {precision}"));
         }
     }
 

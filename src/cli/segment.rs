@@ -7,7 +7,8 @@ mod report;
 mod stream;
 mod truth;
 
-use super::{Global, print, progress::Progress, signals};
+use super::{Global, Products, print, progress::Progress, signals};
+use crate::device::Precision;
 use crate::error::{one_line, path_text};
 use crate::infer::{
     LabelMap, Memory, Options, Segmenter, Shipped, Views, segment::TILE_VOXELS, shipped::Facts,
@@ -109,6 +110,8 @@ pub struct Args {
     /// Print one line of JSON per scan instead of text
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    products: Products,
 }
 
 const EXAMPLE: &str = "\
@@ -133,14 +136,14 @@ pub fn run(args: Args, global: &Global) -> anyhow::Result<ExitCode> {
             return Err(Error::argument("output", fault).into());
         }
         let mut chosen = Chosen::of(&args, global)?;
-        global.announce();
+        global.announce_in(chosen.precision);
         stream::run(&args, global, &mut chosen, &map)?;
         return Ok(ExitCode::SUCCESS);
     }
     let output = args.output.as_deref();
     let jobs = Jobs::new(&args.inputs, output, args.to.as_deref(), args.again)?;
     let mut chosen = Chosen::of(&args, global)?;
-    global.announce();
+    global.announce_in(chosen.precision);
     if jobs.many {
         return all(&args, global, &mut chosen, &map, &jobs);
     }
@@ -244,6 +247,8 @@ struct Chosen {
     by_scan: bool,
     name: String,
     segmenter: Option<Segmenter>,
+    /// Of matrix products.
+    precision: Precision,
 }
 
 impl Chosen {
@@ -260,6 +265,7 @@ impl Chosen {
 
     /// Loads what was asked for by name; a model that depends on the scan is loaded later.
     fn of(args: &Args, global: &Global) -> anyhow::Result<Chosen> {
+        let precision = args.products.on(global.device, Precision::F32)?;
         let (name, segmenter) = match (&args.weights, &args.model) {
             (Some(path), _) => {
                 let segmenter =
@@ -275,7 +281,8 @@ impl Chosen {
         Ok(Chosen {
             by_scan: segmenter.is_none(),
             name,
-            segmenter,
+            segmenter: segmenter.map(|s| s.in_precision(precision)).transpose()?,
+            precision,
         })
     }
 
@@ -297,7 +304,8 @@ impl Chosen {
                 model.name
             ));
             if self.name != model.name {
-                self.segmenter = Some(Segmenter::shipped(model, global.device)?);
+                let segmenter = Segmenter::shipped(model, global.device)?;
+                self.segmenter = Some(segmenter.in_precision(self.precision)?);
                 self.name = model.name.to_string();
             }
         }

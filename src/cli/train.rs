@@ -1,6 +1,6 @@
 //! `cairn train`: a configuration and labelled scans in, a model out.
 
-use super::{Global, print, progress::Progress, signals};
+use super::{Global, Products, print, progress::Progress, signals};
 use crate::train::config::KEYS;
 use crate::train::log::Record;
 use crate::train::{Config, Session, Start, Summary, Watch, scans};
@@ -15,8 +15,8 @@ use std::process::ExitCode;
 /// The configuration says which scans, classes, features, network, augmentation, optimizer and schedule; data/configs holds
 /// complete examples, and --keys prints every key. The output folder gets best.safetensors (highest validation mIoU), last.safetensors, a checkpoint, a
 /// log as JSON lines, TensorBoard events and a curve as SVG. Ctrl-C finishes the step and writes the checkpoint; --resume
-/// goes on from there and ends with the same bits as a run that was never interrupted. A --seed other than 0 takes the place
-/// of the configuration's.
+/// goes on from there and ends with the same bits as a run that was never interrupted. A --seed other than 0 and a
+/// --precision take the place of the configuration's.
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Examples:\n  cairn train data/configs/airborne.toml\n  cairn train data/configs/airborne.toml --resume"
@@ -37,6 +37,8 @@ pub struct Args {
     /// Folder for models, checkpoints and logs [default: train.output of the configuration]
     #[arg(long, short, value_name = "FOLDER")]
     output: Option<PathBuf>,
+    #[command(flatten)]
+    products: Products,
 }
 
 /// Runs the subcommand.
@@ -50,7 +52,8 @@ pub fn run(args: Args, global: &Global) -> anyhow::Result<ExitCode> {
     if global.seed != 0 {
         config.train.seed = global.seed;
     }
-    global.announce();
+    config.train.precision = args.products.on(global.device, config.train.precision)?;
+    global.announce_in(config.train.precision);
     let (train, validate) = {
         let _bar = Progress::new(global, "reading scans");
         scans(&config, path.parent().unwrap_or(Path::new(".")))

@@ -8,15 +8,17 @@ pub mod gemm;
 mod memory;
 pub mod parallel;
 mod permutation;
+mod precision;
 pub mod random;
 pub mod simd;
 pub mod workspace;
 
 use crate::{Error, Result};
 pub use array::Array;
-pub use cuda::{Gpu, Pointer};
+pub use cuda::{Cores, Gpu, Pointer};
 pub use memory::{ALIGN, Memory};
 pub use permutation::{Permutation, Rows};
+pub use precision::Precision;
 use std::fmt;
 use std::str::FromStr;
 

@@ -5,12 +5,18 @@
 //! - backward agrees with central differences *of the twin*, adds to what is there, is finite and not all zero,
 //! - one thread and three threads give the same bits, twice,
 //! - all of that on every device of [`devices`].
+//!
+//! [`Check::run_half`] does so for half precision, with twins that round.
+
+mod half;
+
+pub use half::Round;
 
 use super::io::{Backward, Binding, Forward};
 use super::{Op, Plan, Shape};
 use crate::Result;
 use crate::device::random::{Random, Sequence};
-use crate::device::{Device, Gpu, Memory};
+use crate::device::{Device, Gpu, Memory, Precision};
 use std::marker::PhantomData;
 use std::sync::OnceLock;
 
@@ -140,7 +146,7 @@ impl<O: Op> Check<O> {
         let differences = self.differences(&wide, &upstream, &naive);
         for device in devices() {
             let what = format!("{} on {device}", self.op.name());
-            let outcome = self.outcome(device, &upstream);
+            let outcome = self.outcome((device, Precision::F32), &upstream);
             let outcome = outcome.unwrap_or_else(|e| panic!("{what}: {e}"));
             for (o, (got, want)) in outcome.outputs.iter().zip(&expected).enumerate() {
                 let (error, limit) = (relative_error(got, want), self.forward_limit);
@@ -150,7 +156,7 @@ impl<O: Op> Check<O> {
                 );
             }
             self.check_gradients(&what, &differences, &outcome);
-            self.check_repeatable(device, &upstream, &outcome);
+            self.check_repeatable((device, Precision::F32), &upstream, &outcome);
         }
     }
 
@@ -235,14 +241,19 @@ impl<O: Op> Check<O> {
         }
     }
 
-    fn check_repeatable(&self, device: Device, upstream: &[Option<Vec<f32>>], first: &Outcome) {
+    fn check_repeatable(
+        &self,
+        (device, precision): (Device, Precision),
+        upstream: &[Option<Vec<f32>>],
+        first: &Outcome,
+    ) {
         let threads: &[usize] = if device == Device::Cpu { &[1, 3] } else { &[1] };
         for &threads in threads {
             let pool = rayon::ThreadPoolBuilder::new()
                 .num_threads(threads)
                 .build()
                 .expect("a small thread pool can be built");
-            let again = pool.install(|| self.outcome(device, upstream));
+            let again = pool.install(|| self.outcome((device, precision), upstream));
             let again = again.unwrap_or_else(|e| panic!("{}: {e}", self.op.name()));
             let same = |a: &[f32], b: &[f32]| {
                 a.iter()
@@ -268,7 +279,11 @@ impl<O: Op> Check<O> {
     }
 
     /// Runs the op once, forward and backward, in buffers of its own.
-    fn outcome(&self, device: Device, upstream: &[Option<Vec<f32>>]) -> Result<Outcome> {
+    fn outcome(
+        &self,
+        (device, precision): (Device, Precision),
+        upstream: &[Option<Vec<f32>>],
+    ) -> Result<Outcome> {
         let shapes: Vec<Shape> = self.inputs.iter().map(|i| i.shape).collect();
         let plan = self
             .op
@@ -277,6 +292,7 @@ impl<O: Op> Check<O> {
         let mut forward = Buffers::forward(device, &plan, &self.inputs)?;
         self.op.forward(&mut Forward {
             device,
+            precision,
             random: Random::new(5, 0),
             inputs: bind(&mut forward.inputs, &shapes)?,
             outputs: bind(&mut forward.outputs, &plan.outputs)?
@@ -321,6 +337,7 @@ impl<O: Op> Check<O> {
         };
         self.op.backward(&mut Backward {
             device,
+            precision,
             random: Random::new(5, 0),
             shapes: shapes.clone(),
             inputs: named(&plan.reads_inputs, bind(&mut forward.inputs, &shapes)?),

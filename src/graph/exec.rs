@@ -4,7 +4,7 @@ use super::io::{Backward, Binding, Forward};
 use super::timeline::Timeline;
 use super::{Gradients, Graph, ParamId, Params, Shape, Source, Value, Var};
 use crate::device::cuda::{Grid, args, kernels};
-use crate::device::{Device, Memory, Pointer, parallel};
+use crate::device::{Device, Memory, Pointer, Precision, parallel};
 use crate::{Error, Result};
 use std::collections::BTreeMap;
 use std::marker::PhantomData;
@@ -35,6 +35,7 @@ pub struct Timing {
 #[derive(Debug)]
 pub struct Executor {
     device: Device,
+    precision: Precision,
     arena: Option<Memory>,
     timings: BTreeMap<(&'static str, Phase), Timing>,
 }
@@ -128,13 +129,28 @@ impl Run<'_> {
 }
 
 impl Executor {
-    /// An executor without an arena yet.
+    /// An executor without an arena yet; matrix products are taken in f32.
     pub fn new(device: Device) -> Self {
         Executor {
             device,
+            precision: Precision::F32,
             arena: None,
             timings: BTreeMap::new(),
         }
+    }
+
+    /// The executor with matrix products in `precision`.
+    ///
+    /// # Errors
+    /// A device that cannot, see [`Precision::check`]: nothing runs in another precision than the one asked for.
+    pub fn in_precision(self, precision: Precision) -> Result<Self> {
+        precision.check(self.device)?;
+        Ok(Executor { precision, ..self })
+    }
+
+    /// In which precision matrix products are taken.
+    pub fn precision(&self) -> Precision {
+        self.precision
     }
 
     /// Bytes of the arena.
@@ -177,6 +193,7 @@ impl Executor {
             gradients: bind_gradients(graph, &timeline, base, &mut gradients)?,
             timeline,
             device: self.device,
+            precision: self.precision,
         };
         for i in 0..graph.nodes.len() {
             self.timed(graph, i, Phase::Forward, || bound.forward(i))?;
@@ -276,6 +293,7 @@ struct Bound<'g> {
     values: Vec<Binding>,
     gradients: Vec<Option<Binding>>,
     device: Device,
+    precision: Precision,
 }
 
 impl Bound<'_> {
@@ -294,6 +312,7 @@ impl Bound<'_> {
         let saved = slots.saved.iter().zip(&node.plan.saved);
         let mut io = Forward {
             device: self.device,
+            precision: self.precision,
             random: self.graph.random.fork(i as u64),
             inputs: node.inputs.iter().map(|v| self.values[v.0]).collect(),
             outputs: node
@@ -322,6 +341,7 @@ impl Bound<'_> {
         let saved = slots.saved.iter().zip(&node.plan.saved);
         let mut io = Backward {
             device: self.device,
+            precision: self.precision,
             random: self.graph.random.fork(i as u64),
             shapes: node.inputs.iter().map(|v| self.values[v.0].shape).collect(),
             inputs: reads(&node.plan.reads_inputs, &node.inputs),

@@ -2,7 +2,7 @@
 
 use super::Shape;
 use crate::device::random::Random;
-use crate::device::{Device, Pointer};
+use crate::device::{Cores, Device, Gpu, Pointer, Precision};
 use std::marker::PhantomData;
 
 /// A value at its address on the device.
@@ -52,6 +52,7 @@ fn host(device: Device) {
 #[derive(Debug)]
 pub struct Forward<'a> {
     pub(super) device: Device,
+    pub(super) precision: Precision,
     pub(super) random: Random,
     pub(super) inputs: Vec<Binding>,
     pub(super) outputs: Vec<Option<Binding>>,
@@ -64,6 +65,14 @@ impl<'a> Forward<'a> {
     /// Where to run.
     pub fn device(&self) -> Device {
         self.device
+    }
+
+    /// `gpu` with the precision of the run, for kernels that multiply matrices.
+    pub fn cores(&self, gpu: Gpu) -> Cores {
+        Cores {
+            gpu,
+            precision: self.precision,
+        }
     }
 
     /// The random stream of this node at this step; backward sees the same one.
@@ -147,6 +156,7 @@ impl<'a> Forward<'a> {
 #[derive(Debug)]
 pub struct Backward<'a> {
     pub(super) device: Device,
+    pub(super) precision: Precision,
     pub(super) random: Random,
     pub(super) shapes: Vec<Shape>,
     pub(super) inputs: Vec<Option<Binding>>,
@@ -162,6 +172,14 @@ impl<'a> Backward<'a> {
     /// Where to run.
     pub fn device(&self) -> Device {
         self.device
+    }
+
+    /// `gpu` with the precision of the run, for kernels that multiply matrices.
+    pub fn cores(&self, gpu: Gpu) -> Cores {
+        Cores {
+            gpu,
+            precision: self.precision,
+        }
     }
 
     /// The random stream that forward saw.

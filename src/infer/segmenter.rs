@@ -6,7 +6,7 @@ use super::segment::{self, Classifier, Options, Prediction, Watch};
 use super::{predict, shipped::Shipped};
 use crate::Result;
 use crate::cloud::PointCloud;
-use crate::device::Device;
+use crate::device::{Device, Precision};
 use crate::graph::Executor;
 use crate::io::Labels;
 use crate::models::Model;
@@ -76,6 +76,17 @@ impl Segmenter {
     /// Only those of the device.
     pub fn shipped(model: &Shipped, device: Device) -> Result<Segmenter> {
         Segmenter::new(&model.tensors()?, format!("model {}", model.name), device)
+    }
+
+    /// The segmenter with matrix products in `precision`.
+    ///
+    /// # Errors
+    /// As [`Executor::in_precision`].
+    pub fn in_precision(self, precision: Precision) -> Result<Segmenter> {
+        Ok(Segmenter {
+            executor: self.executor.in_precision(precision)?,
+            ..self
+        })
     }
 
     /// Classes, input features and voxel size.

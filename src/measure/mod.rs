@@ -8,8 +8,8 @@ mod scene;
 pub mod steps;
 
 use crate::cloud::batch::Batch;
-use crate::device::Device;
 use crate::device::random::Random;
+use crate::device::{Device, Precision};
 use crate::graph::{Executor, Phase};
 use crate::infer::memory::read_table;
 use crate::infer::predict;
@@ -130,6 +130,17 @@ impl Inference {
             executor: Executor::new(device),
         }
     }
+
+    /// With matrix products in `precision`.
+    ///
+    /// # Errors
+    /// As [`Executor::in_precision`].
+    pub fn in_precision(self, precision: Precision) -> Result<Inference> {
+        Ok(Inference {
+            executor: self.executor.in_precision(precision)?,
+            ..self
+        })
+    }
 }
 
 impl Job for Inference {
@@ -168,6 +179,17 @@ impl Training {
             learner,
             batch,
             step: 0,
+        })
+    }
+
+    /// With matrix products in `precision`.
+    ///
+    /// # Errors
+    /// As [`Executor::in_precision`].
+    pub fn in_precision(self, precision: Precision) -> Result<Training> {
+        Ok(Training {
+            learner: self.learner.in_precision(precision)?,
+            ..self
         })
     }
 }

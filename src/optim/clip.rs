@@ -52,7 +52,22 @@ pub fn clip(gradients: &mut Memory, length: f64, limit: f64) -> Result<()> {
     if !is_longer {
         return Ok(());
     }
-    let (factor, words) = (factor as f32, gradients.len());
+    multiply(gradients, factor as f32)
+}
+
+/// Divides `gradients` by the factor, a power of two, that the loss was scaled by.
+///
+/// # Errors
+/// Faults of a GPU.
+pub fn divide(gradients: &mut Memory, factor: f32) -> Result<()> {
+    match factor {
+        1.0 => Ok(()),
+        _ => multiply(gradients, 1.0 / factor),
+    }
+}
+
+fn multiply(gradients: &mut Memory, factor: f32) -> Result<()> {
+    let words = gradients.len();
     match gradients.device() {
         Device::Cpu => gradients
             .host_mut()

@@ -12,7 +12,7 @@
 //! | [`Group`], [`Trained`] | parameters with a rate of their own, and where they lie |
 //! | [`Schedule`] | rate and momentum in force at a step |
 //! | [`Average`] | exponential moving average of all values |
-//! | [`norm`], [`clip`] | length of the gradient, and its limit |
+//! | [`norm`], [`clip`], [`divide`] | length of the gradient, its limit, and the end of its scaling |
 
 mod adamw;
 mod average;
@@ -23,7 +23,7 @@ mod trained;
 
 pub use adamw::AdamW;
 pub use average::Average;
-pub use clip::{clip, norm};
+pub use clip::{clip, divide, norm};
 pub use schedule::Schedule;
 pub use sgd::Sgd;
 pub use trained::{Group, Trained, check_groups};

@@ -9,7 +9,7 @@ use super::gpus::Work;
 use super::official::{self, Chain};
 use super::{Counts, KernelCost};
 use crate::Result;
-use crate::device::Gpu;
+use crate::device::{Gpu, Precision};
 use crate::graph::Shape;
 use crate::ops::{Linear, VectorAttention};
 
@@ -49,9 +49,9 @@ pub fn grouped(levels: [usize; 4]) -> Result<Vec<Bytes>> {
         let encode = [Shape::new(counted, channels), Shape::new(groups, channels)];
         let found = moved(|| {
             // A k and A q
-            cases::op(Gpu::Emulator, Linear::new(false), &encode, 0)?;
-            cases::op(Gpu::Emulator, Linear::new(false), &encode, 0)?;
-            cases::vector_attention(Gpu::Emulator, s)
+            cases::op(Gpu::Emulator.into(), Linear::new(false), &encode, 0)?;
+            cases::op(Gpu::Emulator.into(), Linear::new(false), &encode, 0)?;
+            cases::vector_attention(Gpu::Emulator.into(), s)
         })?;
         let mut chain = Chain::default();
         chain.attention(official::Attention {
@@ -81,7 +81,7 @@ pub fn windows(levels: [usize; 4]) -> Result<Vec<Bytes>> {
             channels,
             groups,
         };
-        let found = moved(|| cases::window_attention(Gpu::Emulator, s, HEAD, 0))?;
+        let found = moved(|| cases::window_attention(Gpu::Emulator.into(), s, HEAD, 0))?;
         let pairs = cases::windows(s)?.pairs() * points / counted;
         let mut chain = Chain::default();
         let sizes = [points, pairs, channels, heads].map(|n| n as u64);
@@ -101,7 +101,7 @@ fn moved(run: impl FnOnce() -> Result<()>) -> Result<[u64; 2]> {
     let kernels = Counts::take()?.kernels;
     let sum = |of: fn(&KernelCost) -> u64| kernels.values().map(of).sum();
     Ok([
-        sum(|kernel| kernel.work().bytes),
+        sum(|kernel| kernel.work(Precision::F32).bytes),
         sum(|kernel| 32 * kernel.cost.global_sectors),
     ])
 }

@@ -9,7 +9,7 @@ mod optim;
 
 use crate::Result;
 use crate::device::random::{Random, Sequence};
-use crate::device::{Array, Device, Gpu};
+use crate::device::{Array, Cores, Device, Precision};
 use crate::geometry::{Interpolation, Neighbors, Ragged};
 use crate::graph::{Executor, Gradients, Graph, Layout, Mode, Op, Params, Scope, Shape, Var};
 use crate::measure::room;
@@ -52,50 +52,54 @@ pub(super) const NEIGHBOURS: usize = 16;
 const CLASSES: usize = 13;
 
 /// Runs an op, or what else launches kernels, at the size of a stage.
-pub type Run = fn(Gpu, Stage) -> Result<()>;
+pub type Run = fn(Cores, Stage) -> Result<()>;
 
 /// What is run, by name.
 pub const CASES: &[(&str, Run)] = &[
-    ("add", |gpu, s| rows(gpu, Add, s, 2)),
-    ("adamw", |gpu, s| optim::optimizer(gpu, s, optim::ADAMW)),
-    ("add_relu", |gpu, s| rows(gpu, AddRelu, s, 2)),
+    ("add", |cores, s| rows(cores, Add, s, 2)),
+    ("adamw", |cores, s| {
+        optim::optimizer(cores.gpu, s, optim::ADAMW)
+    }),
+    ("add_relu", |cores, s| rows(cores, AddRelu, s, 2)),
     ("aggregate", aggregate),
     ("aggregate_offsets", aggregate_offsets),
-    ("average", optim::average),
-    ("batch_norm", |gpu, s| {
-        norm(gpu, s, |statistics| BatchNorm {
+    ("average", |cores, s| optim::average(cores.gpu, s)),
+    ("batch_norm", |cores, s| {
+        norm(cores, s, |statistics| BatchNorm {
             statistics,
             relu: true,
             epsilon: 1e-5,
         })
     }),
-    ("clip", optim::gradient_clip),
-    ("cross_entropy", |gpu, s| {
-        loss(gpu, s, CrossEntropy::new(labels(s), -1))
+    ("clip", |cores, s| optim::gradient_clip(cores.gpu, s)),
+    ("cross_entropy", |cores, s| {
+        loss(cores, s, CrossEntropy::new(labels(s), -1))
     }),
-    ("drop_path", |gpu, s| {
-        rows(gpu, DropPath { rate: 0.3 }, s, 1)
+    ("drop_path", |cores, s| {
+        rows(cores, DropPath { rate: 0.3 }, s, 1)
     }),
-    ("dropout", |gpu, s| rows(gpu, Dropout { rate: 0.3 }, s, 1)),
+    ("dropout", |cores, s| {
+        rows(cores, Dropout { rate: 0.3 }, s, 1)
+    }),
     ("executor", executor),
     ("gather", gather),
-    ("gelu", |gpu, s| rows(gpu, Gelu, s, 1)),
+    ("gelu", |cores, s| rows(cores, Gelu, s, 1)),
     ("grouped_weight", grouped_weight),
     ("interpolate", interpolate),
     ("kernel_point_conv", kernel_point_conv),
     ("layer_norm", layer_norm),
-    ("leaky_relu", |gpu, s| {
-        rows(gpu, LeakyRelu { slope: 0.2 }, s, 1)
+    ("leaky_relu", |cores, s| {
+        rows(cores, LeakyRelu { slope: 0.2 }, s, 1)
     }),
     ("linear", linear),
     ("linear_add_relu", linear_add_relu),
-    ("lists", lists::lists),
-    ("lovasz", |gpu, s| {
-        loss(gpu, s, LovaszSoftmax::new(labels(s), -1))
+    ("lists", |cores, s| lists::lists(cores.gpu, s)),
+    ("lovasz", |cores, s| {
+        loss(cores, s, LovaszSoftmax::new(labels(s), -1))
     }),
     ("matmul", matmul),
-    ("neighbor_max", |gpu, s| {
-        rows(gpu, NeighborMax::new(neighbors(s)?), s, 1)
+    ("neighbor_max", |cores, s| {
+        rows(cores, NeighborMax::new(neighbors(s)?), s, 1)
     }),
     ("norm_coefficients", norm_coefficients),
     ("offsets", pair_offsets),
@@ -103,23 +107,43 @@ pub const CASES: &[(&str, Run)] = &[
     ("position_norm_offsets", position_norm_offsets),
     ("relation", relation),
     ("relation_multiplier", relation_multiplier),
-    ("relu", |gpu, s| rows(gpu, Relu, s, 1)),
-    ("segment_max", |gpu, s| {
-        rows(gpu, SegmentMax::new(segments(s)), s, 1)
+    ("relu", |cores, s| rows(cores, Relu, s, 1)),
+    ("segment_max", |cores, s| {
+        rows(cores, SegmentMax::new(segments(s)), s, 1)
     }),
-    ("segment_mean", |gpu, s| {
-        rows(gpu, SegmentMean::new(segments(s)), s, 1)
+    ("segment_mean", |cores, s| {
+        rows(cores, SegmentMean::new(segments(s)), s, 1)
     }),
-    ("sgd", |gpu, s| optim::optimizer(gpu, s, optim::SGD)),
+    ("sgd", |cores, s| optim::optimizer(cores.gpu, s, optim::SGD)),
     ("softmax", softmax),
     ("vector_attention", vector_attention),
     ("weighted_sum", weighted_sum),
-    ("window_attention", |gpu, s| window_attention(gpu, s, 16, 4)),
-    ("window_attention_wide", |gpu, s| {
-        window_attention(gpu, s, 24, 4)
+    ("window_attention", |cores, s| {
+        window_attention(cores, s, 16, 4)
     }),
-    ("windows", lists::windows),
+    ("window_attention_wide", |cores, s| {
+        window_attention(cores, s, 24, 4)
+    }),
+    ("windows", |cores, s| lists::windows(cores.gpu, s)),
 ];
+
+/// Cases that run in half precision, too, for the kernels that multiply matrices.
+pub const HALF: [&str; 4] = ["aggregate", "linear", "relation", "vector_attention"];
+
+/// All cases with their names in reports, in every precision that they run in.
+pub fn all() -> impl Iterator<Item = (String, Precision, &'static str, Run)> {
+    CASES.iter().flat_map(|&(name, run)| {
+        let half = HALF.contains(&name).then_some(Precision::Bf16);
+        let precisions = [Some(Precision::F32), half];
+        precisions.into_iter().flatten().map(move |precision| {
+            let shown = match precision {
+                Precision::F32 => name.to_string(),
+                half => format!("{name}_{half}"),
+            };
+            (shown, precision, name, run)
+        })
+    })
+}
 
 /// Cases so dear that they run on this fraction of the points.
 const FEWER: [(&str, usize); 4] = [
@@ -161,16 +185,16 @@ fn segments(s: Stage) -> Ragged {
 
 /// Records on a graph in training and runs it, forward, backward and the moving of running statistics.
 fn train(
-    gpu: Gpu,
+    cores: Cores,
     layout: Layout,
     record: impl FnOnce(&mut Graph<'_>) -> Result<()>,
 ) -> Result<()> {
-    let device = Device::Cuda(gpu);
+    let device = Device::Cuda(cores.gpu);
     let mut params = Params::initial(layout.into(), device, 0)?;
     let mut gradients = Gradients::new(params.layout().clone(), device)?;
     let mut graph = Graph::new(&params, Mode::Training, Random::new(5, 0));
     record(&mut graph)?;
-    let mut executor = Executor::new(device);
+    let mut executor = Executor::new(device).in_precision(cores.precision)?;
     let run = executor.run(&graph, Some(&mut gradients))?;
     drop(graph);
     run.commit(&mut params)
@@ -178,12 +202,12 @@ fn train(
 
 /// Runs one op on inputs of these shapes, of which the first `differentiable` want gradients.
 pub(super) fn op(
-    gpu: Gpu,
+    cores: Cores,
     op: impl Op + 'static,
     shapes: &[Shape],
     differentiable: usize,
 ) -> Result<()> {
-    train(gpu, Layout::default(), |graph| {
+    train(cores, Layout::default(), |graph| {
         let mut inputs: Vec<Var> = Vec::new();
         for (i, shape) in shapes.iter().enumerate() {
             let x = graph.input(values(shape.len(), i as u64), *shape)?;
@@ -202,12 +226,12 @@ pub(super) fn op(
 }
 
 /// An op on `count` inputs [N, C].
-fn rows(gpu: Gpu, of: impl Op + 'static, s: Stage, count: usize) -> Result<()> {
+fn rows(cores: Cores, of: impl Op + 'static, s: Stage, count: usize) -> Result<()> {
     let x = Shape::new(s.points, s.channels);
-    op(gpu, of, &vec![x; count], count)
+    op(cores, of, &vec![x; count], count)
 }
 
-fn norm<O: Op + 'static>(gpu: Gpu, s: Stage, make: fn(Statistics) -> O) -> Result<()> {
+fn norm<O: Op + 'static>(cores: Cores, s: Stage, make: fn(Statistics) -> O) -> Result<()> {
     let vector = Shape::new(1, s.channels);
     let shapes = [
         Shape::new(s.points, s.channels),
@@ -216,16 +240,16 @@ fn norm<O: Op + 'static>(gpu: Gpu, s: Stage, make: fn(Statistics) -> O) -> Resul
         vector,
         vector,
     ];
-    op(gpu, make(Statistics::Batch), &shapes, 3)
+    op(cores, make(Statistics::Batch), &shapes, 3)
 }
 
-fn norm_coefficients(gpu: Gpu, s: Stage) -> Result<()> {
+fn norm_coefficients(cores: Cores, s: Stage) -> Result<()> {
     let pairs = Stage {
         points: s.points * NEIGHBOURS,
         channels: s.groups,
         ..s
     };
-    norm(gpu, pairs, |statistics| NormCoefficients {
+    norm(cores, pairs, |statistics| NormCoefficients {
         statistics,
         epsilon: 1e-5,
     })
@@ -235,14 +259,14 @@ fn neighbors(s: Stage) -> Result<Arc<Neighbors>> {
     Neighbors::self_query(&cloud(s.points), &[0, s.points], NEIGHBOURS).map(Arc::new)
 }
 
-fn layer_norm(gpu: Gpu, s: Stage) -> Result<()> {
+fn layer_norm(cores: Cores, s: Stage) -> Result<()> {
     let vector = Shape::new(1, s.channels);
     let shapes = [Shape::new(s.points, s.channels), vector, vector];
-    op(gpu, LayerNorm { epsilon: 1e-5 }, &shapes, 3)
+    op(cores, LayerNorm { epsilon: 1e-5 }, &shapes, 3)
 }
 
 /// The stem of Stratified Transformer: 6 features to 48 channels over 15 kernel points.
-fn kernel_point_conv(gpu: Gpu, s: Stage) -> Result<()> {
+fn kernel_point_conv(cores: Cores, s: Stage) -> Result<()> {
     let (inputs, outputs) = (6, 48);
     let convolution = KernelPointConv {
         neighbors: neighbors(s)?,
@@ -250,54 +274,64 @@ fn kernel_point_conv(gpu: Gpu, s: Stage) -> Result<()> {
         outputs,
     };
     let shapes = [[s.points, inputs], [15, 3], [15, inputs * outputs]];
-    op(gpu, convolution, &shapes.map(|[r, c]| Shape::new(r, c)), 3)
+    op(
+        cores,
+        convolution,
+        &shapes.map(|[r, c]| Shape::new(r, c)),
+        3,
+    )
 }
 
-fn linear(gpu: Gpu, s: Stage) -> Result<()> {
+fn linear(cores: Cores, s: Stage) -> Result<()> {
     let shapes = [
         Shape::new(s.points, s.channels),
         Shape::new(s.channels, s.channels),
         Shape::new(1, s.channels),
     ];
-    op(gpu, Linear::new(true), &shapes, 3)
+    op(cores, Linear::new(true), &shapes, 3)
 }
 
 /// The end of a residual block in inference.
-fn linear_add_relu(gpu: Gpu, s: Stage) -> Result<()> {
+fn linear_add_relu(cores: Cores, s: Stage) -> Result<()> {
     let (x, bias) = (Shape::new(s.points, s.channels), Shape::new(1, s.channels));
     let shapes = [x, Shape::new(s.channels, s.channels), bias, x];
-    op(gpu, Linear::with_add_relu(true), &shapes, 4)
+    op(cores, Linear::with_add_relu(true), &shapes, 4)
 }
 
 /// A W2 of the attention, once per block.
-fn matmul(gpu: Gpu, s: Stage) -> Result<()> {
+fn matmul(cores: Cores, s: Stage) -> Result<()> {
     let shapes = [
         Shape::new(s.groups, s.channels),
         Shape::new(s.channels, s.channels),
     ];
-    op(gpu, Matmul, &shapes, 2)
+    op(cores, Matmul, &shapes, 2)
 }
 
-fn grouped_weight(gpu: Gpu, s: Stage) -> Result<()> {
+fn grouped_weight(cores: Cores, s: Stage) -> Result<()> {
     let weight = GroupedWeight { groups: s.groups };
-    op(gpu, weight, &[Shape::new(1, s.channels)], 1)
+    op(cores, weight, &[Shape::new(1, s.channels)], 1)
 }
 
-fn gather(gpu: Gpu, s: Stage) -> Result<()> {
+fn gather(cores: Cores, s: Stage) -> Result<()> {
     let cluster: Vec<u32> = (0..s.points as u32).map(|row| row / 4).collect();
     let coarse = Shape::new(s.points / 4, s.channels);
-    op(gpu, Gather::new(cluster.into(), segments(s)), &[coarse], 1)
+    op(
+        cores,
+        Gather::new(cluster.into(), segments(s)),
+        &[coarse],
+        1,
+    )
 }
 
-fn interpolate(gpu: Gpu, s: Stage) -> Result<()> {
+fn interpolate(cores: Cores, s: Stage) -> Result<()> {
     let (n, m) = (s.points, s.points / 4);
     let stencil = Interpolation::new(&cloud(n), &[0, n], &cloud(m), &[0, m])?;
     let coarse = Shape::new(m, s.channels);
-    op(gpu, Interpolate::new(Arc::new(stencil)), &[coarse], 1)
+    op(cores, Interpolate::new(Arc::new(stencil)), &[coarse], 1)
 }
 
-fn softmax(gpu: Gpu, s: Stage) -> Result<()> {
-    op(gpu, Softmax, &[Shape::new(s.points, CLASSES)], 1)
+fn softmax(cores: Cores, s: Stage) -> Result<()> {
+    op(cores, Softmax, &[Shape::new(s.points, CLASSES)], 1)
 }
 
 fn labels(s: Stage) -> Array<i32> {
@@ -305,20 +339,20 @@ fn labels(s: Stage) -> Array<i32> {
     labels.collect::<Vec<_>>().into()
 }
 
-fn loss(gpu: Gpu, s: Stage, loss: impl Op + 'static) -> Result<()> {
-    op(gpu, loss, &[Shape::new(s.points, CLASSES)], 1)
+fn loss(cores: Cores, s: Stage, loss: impl Op + 'static) -> Result<()> {
+    op(cores, loss, &[Shape::new(s.points, CLASSES)], 1)
 }
 
-fn weighted_sum(gpu: Gpu, _: Stage) -> Result<()> {
+fn weighted_sum(cores: Cores, _: Stage) -> Result<()> {
     let scalar = Shape::new(1, 1);
-    op(gpu, WeightedSum::new(vec![1.0, 0.5]), &[scalar; 2], 2)
+    op(cores, WeightedSum::new(vec![1.0, 0.5]), &[scalar; 2], 2)
 }
 
 /// What the executor does itself: a gradient that comes from outside, a running statistic.
-fn executor(gpu: Gpu, s: Stage) -> Result<()> {
+fn executor(cores: Cores, s: Stage) -> Result<()> {
     let mut layout = Layout::default();
     let running = Scope::root(&mut layout).running("mean", &[s.channels], 0.0);
-    train(gpu, layout, |graph| {
+    train(cores, layout, |graph| {
         let shape = Shape::new(1, s.channels);
         let batch = graph.input(values(s.channels, 1), shape)?;
         let mean = graph.push(Relu, &[batch])?;

@@ -80,6 +80,7 @@ mod tests {
         Row {
             case: "relu/1024x48".into(),
             kernel: kernel.into(),
+            precision: crate::device::Precision::F32,
             launches: 1,
             block: 256,
             shared: 0,

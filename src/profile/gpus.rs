@@ -67,7 +67,8 @@ pub struct Work {
     pub instructions: u64,
     /// Wavefronts of shared memory.
     pub wavefronts: u64,
-    /// Multiplications and additions on tensor cores.
+    /// Multiplications and additions on tensor cores, in time of TF32: those of half precision, twice as fast on all of
+    /// [`CARDS`], count half.
     pub tensor: u64,
 }
 

@@ -22,14 +22,15 @@ pub mod network;
 pub mod official;
 pub mod table;
 
-use crate::device::Gpu;
 use crate::device::cuda::{self, Kernels, Resources};
+use crate::device::{Cores, Gpu, Precision};
 use crate::{Error, Result};
-use cases::{CASES, STAGES};
+use cases::STAGES;
 use gpus::Work;
 use rayon::prelude::*;
 use serde::Deserialize;
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 
 /// What the emulator counted.
 #[derive(Debug, Clone, Default, Deserialize, PartialEq)]
@@ -81,13 +82,17 @@ struct KernelCost {
 }
 
 impl KernelCost {
-    /// What the bounds are made of.
-    fn work(&self) -> Work {
+    /// What the bounds are made of, with products in `precision`.
+    fn work(&self, precision: Precision) -> Work {
+        let tensor = self.cost.tensor_operations;
         Work {
             bytes: self.global_bytes_read + self.global_bytes_written,
             instructions: self.cost.instructions.warps,
             wavefronts: self.cost.shared_wavefronts,
-            tensor: self.cost.tensor_operations,
+            tensor: match precision {
+                Precision::F32 => tensor,
+                Precision::Bf16 | Precision::F16 => tensor / 2,
+            },
         }
     }
 }
@@ -125,6 +130,8 @@ pub struct Row {
     pub case: String,
     /// Name of the kernel.
     pub kernel: String,
+    /// In which it multiplies, if it does.
+    pub precision: Precision,
     /// Launches.
     pub launches: u64,
     /// Threads of a block.
@@ -167,22 +174,24 @@ pub fn measure(filter: &str, capability: Option<u32>) -> Result<Vec<Row>> {
     let cuda = gpu.open()?;
     Counts::take()?;
     let mut rows = Vec::new();
-    let names_cases = CASES.iter().any(|(name, _)| name.contains(filter));
-    let wanted = CASES
-        .iter()
-        .filter(|(name, _)| !names_cases || name.contains(filter));
-    for (name, run) in wanted {
+    let names_cases = cases::all().any(|(shown, ..)| shown.contains(filter));
+    let wanted = cases::all()
+        .filter(|(shown, ..)| !names_cases || shown.contains(filter))
+        .filter(|(_, precision, ..)| cuda.capability() >= precision.capability());
+    for (shown, precision, name, run) in wanted {
         for stage in STAGES.map(|stage| cases::size(name, stage)) {
-            run(gpu, stage)?;
+            run(Cores { gpu, precision }, stage)?;
             let counts = Counts::take()?;
             let loaded = cuda.loaded();
             for (kernel, cost) in counts.kernels {
                 let file = home(&loaded, &kernel)?;
                 // Every graph uses the executor's own kernels; its case says what they cost.
-                let foreign = file.name == "executor" && *name != "executor";
-                if !foreign && (names_cases || kernel.contains(filter)) {
-                    let case = format!("{name}/{}x{}", stage.points, stage.channels);
-                    rows.push(row(case, kernel, cost, file));
+                let foreign = file.name == "executor" && name != "executor";
+                // Kernels without products are the same in every precision.
+                let again = precision != Precision::F32 && cost.cost.tensor_operations == 0;
+                if !foreign && !again && (names_cases || kernel.contains(filter)) {
+                    let case = format!("{shown}/{}x{}", stage.points, stage.channels);
+                    rows.push(row((case, precision), kernel, cost, file));
                 }
             }
         }
@@ -196,21 +205,34 @@ pub fn measure(filter: &str, capability: Option<u32>) -> Result<Vec<Row>> {
 /// GPUs that no kernel may spill registers on, as major · 10 + minor.
 pub const ARCHITECTURES: [u32; 6] = [75, 80, 86, 89, 90, 120];
 
-/// What every kernel of every case takes on each of [`ARCHITECTURES`], by file.
+/// What the kernels of a file take on each of [`ARCHITECTURES`].
+pub type Assembled = [Vec<Resources>; ARCHITECTURES.len()];
+
+/// What every kernel of every case takes, by file and precision.
 ///
 /// # Errors
 /// As [`measure`].
-pub fn assemble() -> Result<Vec<[Vec<Resources>; ARCHITECTURES.len()]>> {
+pub fn assemble() -> Result<Vec<(Precision, Assembled)>> {
     measure("", None)?;
     let files = Gpu::Emulator.open()?.loaded();
-    let assemble = |file: &&'static Kernels| {
+    let forms: Vec<_> = files.iter().flat_map(|file| forms(file)).collect();
+    let assemble = |&(file, precision): &(&Kernels, Precision)| {
         let mut all = ARCHITECTURES.map(|_| Vec::new());
         for (slot, capability) in all.iter_mut().zip(ARCHITECTURES) {
-            *slot = cuda::resources(file, capability)?;
+            if capability >= precision.capability() {
+                *slot = cuda::resources(file, precision, capability)?;
+            }
         }
-        Ok(all)
+        Ok((precision, all))
     };
-    files.par_iter().map(assemble).collect()
+    forms.par_iter().map(assemble).collect()
+}
+
+/// A file in every precision that its code depends on.
+fn forms(file: &Kernels) -> impl Iterator<Item = (&Kernels, Precision)> {
+    let depends = move |p: &Precision| *p == Precision::F32 || file.multiplies();
+    let forms = Precision::ALL.into_iter().filter(depends);
+    forms.map(move |precision| (file, precision))
 }
 
 /// The file of a kernel.
@@ -222,7 +244,12 @@ fn home(loaded: &[&'static Kernels], kernel: &str) -> Result<&'static Kernels> {
     })
 }
 
-fn row(case: String, kernel: String, cost: KernelCost, file: &'static Kernels) -> Row {
+fn row(
+    (case, precision): (String, Precision),
+    kernel: String,
+    cost: KernelCost,
+    file: &'static Kernels,
+) -> Row {
     let all = cost.cost.instructions.warps.max(1) as f64;
     let lines = cost.lines.iter().filter_map(|line| {
         let name = line.file.rsplit('/').next()?;
@@ -235,8 +262,9 @@ fn row(case: String, kernel: String, cost: KernelCost, file: &'static Kernels) -
     Row {
         case,
         kernel,
+        precision,
         launches: cost.launches,
-        work: cost.work(),
+        work: cost.work(precision),
         block: (cost.threads / cost.blocks.max(1)) as u32,
         shared: cost.shared_bytes as u32,
         least: [cost.global_bytes_read, cost.global_bytes_written],
@@ -248,13 +276,17 @@ fn row(case: String, kernel: String, cost: KernelCost, file: &'static Kernels) -
 }
 
 fn add_resources(rows: &mut [Row], loaded: &[&'static Kernels], capability: u32) -> Result<()> {
-    let mut known: BTreeMap<&str, Vec<Resources>> = BTreeMap::new();
+    let mut known: BTreeMap<(&str, Precision), Vec<Resources>> = BTreeMap::new();
     for row in rows {
         let file = home(loaded, &row.kernel)?;
-        if !known.contains_key(file.name) {
-            known.insert(file.name, cuda::resources(file, capability)?);
+        if capability < row.precision.capability() {
+            continue;
         }
-        let found = known[file.name].iter().find(|r| r.kernel == row.kernel);
+        let all = match known.entry((file.name, row.precision)) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(new) => new.insert(cuda::resources(file, row.precision, capability)?),
+        };
+        let found = all.iter().find(|r| r.kernel == row.kernel);
         row.resources = found.cloned();
     }
     Ok(())
@@ -290,14 +322,16 @@ mod tests {
             return;
         }
         let files = files();
-        // The oldest, without TF32, and the newest that is in use widely; the others cost half a minute of a processor,
-        // and `cairn kernels --spills` looks at all of them.
-        let pairs: Vec<(&Kernels, u32)> = [75, 90]
-            .into_iter()
-            .flat_map(|arch| files.iter().map(move |file| (file, arch)))
+        // The oldest, without TF32, and the newest that is in use widely, for products sm_80, too; the others cost half a
+        // minute of a processor, and `cairn kernels --spills` looks at all of them.
+        let forms = files.iter().flat_map(forms);
+        let forms: Vec<(&Kernels, Precision, u32)> = forms
+            .flat_map(|(file, precision)| [75, 80, 90].map(|arch| (file, precision, arch)))
+            .filter(|(file, _, arch)| *arch != 80 || file.multiplies())
+            .filter(|(_, precision, arch)| *arch >= precision.capability())
             .collect();
-        pairs.par_iter().for_each(|(file, arch)| {
-            let kernels = cuda::resources(file, *arch).unwrap();
+        forms.par_iter().for_each(|(file, precision, arch)| {
+            let kernels = cuda::resources(file, *precision, *arch).unwrap();
             let declared = file.source.matches("extern \"C\" __global__").count();
             assert!(
                 kernels.len() <= declared && !kernels.is_empty(),
@@ -306,9 +340,18 @@ mod tests {
             );
             for kernel in kernels {
                 let name = &kernel.kernel;
-                assert!(kernel.registers > 0, "{name} on sm_{arch}: no report");
-                assert_eq!(kernel.spills, [0; 2], "{name} spills on sm_{arch}");
-                assert_eq!(kernel.stack, 0, "{name} has arrays in memory on sm_{arch}");
+                assert!(
+                    kernel.registers > 0,
+                    "{name} in {precision} on sm_{arch}: no report"
+                );
+                assert_eq!(
+                    kernel.spills, [0; 2],
+                    "{name} in {precision} spills on sm_{arch}"
+                );
+                assert_eq!(
+                    kernel.stack, 0,
+                    "{name} in {precision} has arrays in memory on sm_{arch}"
+                );
             }
         });
     }

@@ -13,7 +13,7 @@ use super::gpus::{CARDS, Work};
 use super::{Counts, official};
 use crate::cloud::batch::Batch;
 use crate::device::random::Random;
-use crate::device::{Array, Device, Gpu};
+use crate::device::{Array, Device, Gpu, Precision};
 use crate::graph::{Executor, Graph, Mode, Shape};
 use crate::measure::scene;
 use crate::models::Model;
@@ -166,13 +166,13 @@ pub fn forecast(counted: usize, points: usize) -> Result<Forecast> {
     let ratio = points as f64 / counted as f64;
     for (kernel, cost) in lists.kernels {
         let sum = forecast.lists.entry(kernel).or_default();
-        sum.add(cost.work().scaled(0, ratio));
+        sum.add(cost.work(Precision::F32).scaled(0, ratio));
     }
     for ((step, small), full) in steps.into_iter().zip(&nodes).zip(&full) {
         let (fixed, ratio) = growth(&small.1, &full.1);
         for (kernel, cost) in step.kernels {
             let sum = forecast.features.entry(kernel).or_default();
-            sum.add(cost.work().scaled(fixed, ratio));
+            sum.add(cost.work(Precision::F32).scaled(fixed, ratio));
         }
     }
     let sizes: Option<[u64; 4]> = forecast

@@ -87,6 +87,7 @@ pub fn compare(rows: &[Row], recorded: &str) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::device::Precision;
     use crate::profile::gpus::Work;
     use crate::profile::{Cost, Instructions};
 
@@ -94,6 +95,7 @@ mod tests {
         Row {
             case: "relu/1024x48".into(),
             kernel: kernel.into(),
+            precision: Precision::F32,
             launches: 1,
             block: 256,
             shared: 0,

@@ -7,13 +7,15 @@
 //! | `model.<name>` | every tensor of the network |
 //! | `optimizer.<list>` | the optimizer's lists, laid out as the values in memory |
 //! | `average` | moving average, laid out likewise, if one is kept |
-//! | metadata `progress` | steps, averages, best score so far, as JSON |
+//! | metadata `progress` | steps, averages, best score so far, loss scale, as JSON |
 //! | metadata `configuration` | the text of the configuration file |
 //!
 //! Everything random is a function of the seed and the step, so nothing else is needed to go on with the same bits.
 
 use super::config::Config;
 use super::recipe::Learner;
+use super::scaling::LossScale;
+use crate::device::Precision;
 use crate::graph::Params;
 use crate::optim::Average;
 use crate::weights::metadata::PROGRESS;
@@ -27,6 +29,12 @@ use std::path::Path;
 pub struct Progress {
     /// Seed of the run, which the command line may have put in the place of the configuration's.
     pub seed: u64,
+    /// Precision of matrix products, likewise.
+    #[serde(default)]
+    pub precision: Precision,
+    /// Loss scale, in f16.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub loss_scale: Option<LossScale>,
     /// Finished steps.
     pub steps: u64,
     /// Steps that the optimizer counts.
@@ -57,6 +65,7 @@ pub fn write(path: &Path, learner: &Learner, progress: &Progress, text: &str) ->
     let progress = Progress {
         optimizer_steps: learner.optimizer.steps(),
         average_updates: learner.average.as_ref().map_or(0, Average::updates),
+        loss_scale: learner.scale,
         ..progress.clone()
     };
     let progress = serde_json::to_string(&progress).expect("progress is plain numbers");
@@ -87,10 +96,11 @@ pub fn resume(path: &Path, learner: &mut Learner, config: &Config) -> Result<Pro
         .map_err(|e| Error::malformed(path, "metadata progress", e.to_string()))?;
     let mut made_with = Config::parse(part(CONFIGURATION)?, path)?;
     made_with.train.seed = progress.seed;
+    made_with.train.precision = progress.precision;
     if made_with != *config {
         return Err(Error::unusable(
             path,
-            "was made with another configuration or seed; restore those, or start again without --resume",
+            "was made with another configuration, seed or precision; restore those, or start again without --resume",
         ));
     }
     load_state(&mut learner.params, &tensors.with_prefix("model."))?;
@@ -100,6 +110,7 @@ pub fn resume(path: &Path, learner: &mut Learner, config: &Config) -> Result<Pro
         let values = tensors.get_f32("average")?;
         average.restore(&values, progress.average_updates)?;
     }
+    learner.scale = progress.loss_scale;
     Ok(progress)
 }
 

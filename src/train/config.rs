@@ -40,6 +40,7 @@
 
 use crate::cloud::augment::Transform;
 use crate::cloud::features;
+use crate::device::Precision;
 use crate::models::construct;
 use crate::optim::{Group, OptimizerConfig, Schedule};
 use crate::weights::{ClassInfo, InputSpec, ModelMetadata};
@@ -172,6 +173,9 @@ pub struct TrainConfig {
     /// Longest gradient; no limit when absent.
     #[serde(default)]
     pub clip: Option<f64>,
+    /// In which numbers GPUs multiply matrices; the CPU knows f32 only.
+    #[serde(default)]
+    pub precision: Precision,
     /// Start of every random sequence.
     #[serde(default)]
     pub seed: u64,

@@ -28,8 +28,11 @@ pub enum Record {
         accuracy: f64,
         /// Learning rate in force.
         lr: f64,
-        /// Norm of the gradient before clipping.
+        /// Norm of the gradient before clipping; 0 where the step was skipped.
         grad_norm: f64,
+        /// In f16: the gradient was not finite, nothing was learnt, and the loss scale is halved.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        skipped: bool,
         /// Points in the batch.
         points: usize,
         /// Seconds since the previous step ended, waiting for data included.
@@ -157,6 +160,7 @@ mod tests {
             accuracy: 0.5,
             lr: 1e-3,
             grad_norm: 1.0,
+            skipped: false,
             points: 10,
             seconds: 0.1,
         }

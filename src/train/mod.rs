@@ -5,6 +5,7 @@
 //! | [`config`] | the configuration file |
 //! | [`loader`] | batches as functions of the step |
 //! | [`recipe`] | what one step does |
+//! | [`scaling`] | what training in f16 needs besides |
 //! | [`evaluate`], [`metrics`] | scores |
 //! | [`checkpoint`] | what a run can be resumed from, and model files |
 //! | [`log`], [`tensorboard`], [`plot`] | what a run tells |
@@ -21,7 +22,11 @@ pub mod log;
 pub mod metrics;
 pub mod plot;
 pub mod recipe;
+pub mod scaling;
 pub mod tensorboard;
+
+#[cfg(test)]
+mod precision_tests;
 
 pub use config::Config;
 
@@ -184,7 +189,8 @@ impl<'a> Run<'a> {
             &config.groups,
             config.train.ema,
             session.device,
-        )?;
+        )?
+        .in_precision(config.train.precision)?;
         let progress = if start == Start::Resume {
             checkpoint::resume(
                 &session.path("checkpoint.safetensors"),
@@ -194,6 +200,7 @@ impl<'a> Run<'a> {
         } else {
             Progress {
                 seed: config.train.seed,
+                precision: config.train.precision,
                 ..Progress::default()
             }
         };
@@ -241,6 +248,7 @@ impl<'a> Run<'a> {
                 accuracy: outcome.correct as f64 / outcome.labelled.max(1) as f64,
                 lr: at.rate.lr,
                 grad_norm: outcome.grad_norm,
+                skipped: outcome.is_skipped,
                 points,
                 seconds,
             };
@@ -276,14 +284,20 @@ impl<'a> Run<'a> {
                 accuracy,
                 lr,
                 grad_norm,
+                skipped,
                 ..
             } => {
-                let values = [
+                let mut values = vec![
                     ("train/loss", *loss),
                     ("train/accuracy", *accuracy),
                     ("train/learning_rate", *lr),
-                    ("train/gradient_norm", *grad_norm),
                 ];
+                if !skipped {
+                    values.push(("train/gradient_norm", *grad_norm));
+                }
+                if let Some(scale) = self.learner.scale {
+                    values.push(("train/loss_scale", f64::from(scale.factor())));
+                }
                 self.events.add(*step, &values)?;
             }
             Record::Validation {

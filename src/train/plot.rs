@@ -107,6 +107,7 @@ mod tests {
                 accuracy: 0.5,
                 lr: 1e-3,
                 grad_norm: 1.0,
+                skipped: false,
                 points: 10,
                 seconds: 0.1,
             })

@@ -5,14 +5,15 @@
 
 use super::config::LossConfig;
 use super::loader::Prepared;
+use super::scaling::LossScale;
 use crate::cloud::batch::IGNORED;
 use crate::device::random::Random;
-use crate::device::{Array, Device};
+use crate::device::{Array, Device, Precision};
 use crate::graph::{Executor, Gradients, Graph, Mode, Params, Shape, Var};
 use crate::models::{Model, Network};
 use crate::ops::{CrossEntropy, LovaszSoftmax, WeightedSum};
 use crate::optim::{
-    Average, Group, Optimizer, OptimizerConfig, Rate, Trained, check_groups, clip, norm,
+    Average, Group, Optimizer, OptimizerConfig, Rate, Trained, check_groups, clip, divide, norm,
 };
 use crate::{Error, Result};
 use std::sync::Arc;
@@ -32,6 +33,8 @@ pub struct Learner {
     pub average: Option<Average>,
     /// Where graphs run.
     pub executor: Executor,
+    /// What the loss is scaled by, in f16.
+    pub scale: Option<LossScale>,
 }
 
 impl Learner {
@@ -57,6 +60,19 @@ impl Learner {
                 .transpose()?,
             params: model.params,
             executor: Executor::new(device),
+            scale: None,
+        })
+    }
+
+    /// The learner with matrix products in `precision`, and in f16 with a loss scale.
+    ///
+    /// # Errors
+    /// As [`Executor::in_precision`].
+    pub fn in_precision(self, precision: Precision) -> Result<Learner> {
+        Ok(Learner {
+            executor: self.executor.in_precision(precision)?,
+            scale: LossScale::of(precision),
+            ..self
         })
     }
 }
@@ -77,8 +93,10 @@ pub struct At {
 pub struct Outcome {
     /// Loss of the batch before the update.
     pub loss: f64,
-    /// Norm of the gradient before clipping.
+    /// Norm of the gradient before clipping; 0 where the step was skipped.
     pub grad_norm: f64,
+    /// True where the scaled gradient was not finite: nothing was updated but the loss scale.
+    pub is_skipped: bool,
     /// Labelled rows whose training-mode logits were right.
     pub correct: usize,
     /// Labelled rows.
@@ -94,7 +112,8 @@ pub trait Recipe: Send + Sync + std::fmt::Debug {
     fn step(&self, learner: &mut Learner, prepared: Prepared, at: At) -> Result<Outcome>;
 }
 
-/// Forward, weighted sum of losses, backward, clipping, update.
+/// Forward, weighted sum of losses, backward, clipping, update. In f16 the loss is scaled, and a step whose gradient is
+/// not finite leaves everything but the scale as it was, running statistics included.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Supervised {
     /// What is minimised.
@@ -137,28 +156,34 @@ impl Recipe for Supervised {
         let loss = self.record(&mut graph, logits, target.clone())?;
         graph.keep(logits);
         graph.keep(loss);
-        graph.seed(loss, Array::from(vec![1.0]))?;
+        let factor = learner.scale.map_or(1.0, LossScale::factor);
+        graph.seed(loss, Array::from(vec![factor]))?;
 
         learner.gradients.clear()?;
         let run = learner.executor.run(&graph, Some(&mut learner.gradients))?;
         drop(graph);
         let loss = f64::from(run.read(loss)[0]);
-        let grad_norm = norm(learner.gradients.memory())?;
+        let mut grad_norm = norm(learner.gradients.memory())? / f64::from(factor);
         check_finite("training loss", loss, at)?;
-        check_finite("gradient", grad_norm, at)?;
+        let scale = learner
+            .scale
+            .map(|scale| scale.after(grad_norm.is_finite()));
+        let is_skipped = match scale {
+            Some(Some(scale)) => {
+                learner.scale = Some(scale);
+                !grad_norm.is_finite()
+            }
+            _ => {
+                check_finite("gradient", grad_norm, at)?;
+                false
+            }
+        };
         let predicted = argmax(run.read(logits), learner.network.classes());
-        run.commit(&mut learner.params)?;
-
-        if let Some(limit) = self.clip {
-            clip(learner.gradients.memory_mut(), grad_norm, limit)?;
-        }
-        learner.optimizer.step(
-            learner.params.memory_mut(),
-            learner.gradients.memory(),
-            at.rate,
-        )?;
-        if let Some(average) = &mut learner.average {
-            average.update(learner.params.memory())?;
+        if is_skipped {
+            grad_norm = 0.0;
+        } else {
+            run.commit(&mut learner.params)?;
+            self.update(learner, (grad_norm, factor), at.rate)?;
         }
         let rows = || {
             predicted
@@ -169,9 +194,34 @@ impl Recipe for Supervised {
         Ok(Outcome {
             loss,
             grad_norm,
+            is_skipped,
             correct: rows().filter(|(p, t)| **p as i32 == **t).count(),
             labelled: rows().count(),
         })
+    }
+}
+
+impl Supervised {
+    /// Moves the parameters along gradients that were scaled by `factor` and have the norm `grad_norm` without it.
+    fn update(
+        &self,
+        learner: &mut Learner,
+        (grad_norm, factor): (f64, f32),
+        rate: Rate,
+    ) -> Result<()> {
+        divide(learner.gradients.memory_mut(), factor)?;
+        if let Some(limit) = self.clip {
+            clip(learner.gradients.memory_mut(), grad_norm, limit)?;
+        }
+        learner.optimizer.step(
+            learner.params.memory_mut(),
+            learner.gradients.memory(),
+            rate,
+        )?;
+        if let Some(average) = &mut learner.average {
+            average.update(learner.params.memory())?;
+        }
+        Ok(())
     }
 }
 
@@ -183,7 +233,7 @@ fn check_finite(what: &str, value: f64, at: At) -> Result<()> {
         what: what.into(),
         fault: format!(
             "{value} at step {} with learning rate {:.2e}; a lower optimizer.lr or a limit train.clip usually helps, \
-             otherwise look for features with huge values",
+             otherwise look for features with huge values, and in f16 try bf16 or f32",
             at.step + 1,
             at.rate.lr
         ),

@@ -4,7 +4,7 @@ use cairn::weights::{ClassInfo, InputSpec, ModelMetadata, Tensor, Tensors, safet
 use std::path::{Path, PathBuf};
 
 /// The golden network as a model file, and its input; returns the expected logits as well.
-fn golden(folder: &Path) -> (PathBuf, PathBuf, Vec<f64>) {
+pub fn golden(folder: &Path) -> (PathBuf, PathBuf, Vec<f64>) {
     let golden = safetensors::read(repository("data/golden/ptv2/net_a.safetensors")).unwrap();
     let network: serde_json::Value = serde_json::from_str(&golden.metadata["config"]).unwrap();
     let class = |i: usize| ClassInfo {
@@ -29,7 +29,7 @@ fn golden(folder: &Path) -> (PathBuf, PathBuf, Vec<f64>) {
     (model, batch, golden.get_f64("eval_logits_f64").unwrap())
 }
 
-fn command<'a>(model: &'a Path, batch: &'a Path, output: &'a Path) -> [&'a str; 7] {
+pub fn command<'a>(model: &'a Path, batch: &'a Path, output: &'a Path) -> [&'a str; 7] {
     let [model, batch, output] = [model, batch, output].map(path);
     [
         "forward",

@@ -1,6 +1,7 @@
 //! What stands in for a GPU in a build without the feature `cuda`: nothing that could be reached.
 
-use super::{Arg, Gpu, Grid, Inventory, Kernels, Pointer, Resources};
+use super::{Arg, Code, Gpu, Grid, Inventory, Kernels, Pointer, Resources};
+use crate::device::Precision;
 use crate::{Error, Result};
 
 /// A GPU that cannot exist in this build.
@@ -43,7 +44,7 @@ pub fn take_counts() -> Result<String> {
 ///
 /// # Errors
 /// Always.
-pub fn resources(_: &Kernels, _: u32) -> Result<Vec<Resources>> {
+pub fn resources(_: &Kernels, _: Precision, _: u32) -> Result<Vec<Resources>> {
     Err(absent(Gpu::Card(0)))
 }
 
@@ -65,7 +66,7 @@ impl Cuda {
     }
 
     /// Cannot be called.
-    pub fn launch(&self, _: &'static Kernels, _: &str, _: Grid, _: &[Arg]) -> Result<()> {
+    pub fn launch(&self, _: impl Into<Code>, _: &str, _: Grid, _: &[Arg]) -> Result<()> {
         match *self {}
     }
 

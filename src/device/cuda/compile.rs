@@ -1,6 +1,7 @@
 //! Compiling a kernel file with NVRTC.
 
 use super::{HEADERS, Kernels, cache};
+use crate::device::Precision;
 use cudarc::nvrtc::sys as nvrtc;
 use std::ffi::{CStr, CString, c_char};
 
@@ -48,25 +49,41 @@ pub fn capabilities() -> Vec<u32> {
     list.into_iter().map(|c| c as u32).collect()
 }
 
-/// Code of `kernels` for `target`, from the cache or the compiler. PTX ends in a zero byte, as the driver wants it.
+/// The flag that tells kernels in which precision they multiply; see `kernels/common.cuh`.
+fn flag(precision: Precision) -> Option<&'static str> {
+    match precision {
+        Precision::F32 => None,
+        Precision::Bf16 => Some("--define-macro=PRODUCTS_BF16"),
+        Precision::F16 => Some("--define-macro=PRODUCTS_F16"),
+    }
+}
+
+/// The flags of a compilation.
+fn options(precision: Precision, target: Target) -> Vec<String> {
+    let options = OPTIONS.into_iter().chain(flag(precision));
+    let mut options: Vec<String> = options.map(String::from).collect();
+    options.push(target.option());
+    options
+}
+
+/// Code of `kernels` with products in `precision` for `target`, from the cache or the compiler. PTX ends in a zero byte, as the driver wants it.
 ///
 /// # Errors
 /// What NVRTC says.
-pub fn image(kernels: &Kernels, target: Target) -> Result<Vec<u8>, String> {
-    let entry = cache::Entry::new(kernels.name, &key(kernels, &target.option()));
+pub fn image(kernels: &Kernels, precision: Precision, target: Target) -> Result<Vec<u8>, String> {
+    let options = options(precision, target);
+    let entry = cache::Entry::new(kernels.name, &key(kernels, &options));
     if let Some(image) = entry.read() {
         return Ok(image);
     }
-    let image = compile(kernels, target)?;
+    let image = compile(kernels, &options, target)?;
     entry.write(&image);
     Ok(image)
 }
 
-fn compile(kernels: &Kernels, target: Target) -> Result<Vec<u8>, String> {
+fn compile(kernels: &Kernels, options: &[String], target: Target) -> Result<Vec<u8>, String> {
     let program = Program::new(kernels)?;
-    let mut options: Vec<CString> = OPTIONS.iter().map(|o| text(o)).collect();
-    options.push(text(&target.option()));
-    program.compile(&options)?;
+    program.compile(options)?;
     match target {
         Target::Machine(_) => program.output(
             nvrtc::nvrtcGetCUBINSize,
@@ -77,19 +94,22 @@ fn compile(kernels: &Kernels, target: Target) -> Result<Vec<u8>, String> {
     }
 }
 
-/// What the assembler says about the machine code of `kernels`: registers, spills and shared memory of each.
+/// What the assembler says about the machine code of `kernels` with products in `precision`: registers, spills and shared memory of each.
 ///
 /// # Errors
 /// What NVRTC says.
-pub fn assembler_log(kernels: &Kernels, capability: u32) -> Result<String, String> {
-    let target = Target::Machine(capability).option();
-    let entry = cache::Entry::new(&format!("{}.ptxas", kernels.name), &key(kernels, &target));
+pub fn assembler_log(
+    kernels: &Kernels,
+    precision: Precision,
+    capability: u32,
+) -> Result<String, String> {
+    let mut options = options(precision, Target::Machine(capability));
+    let entry = cache::Entry::new(&format!("{}.ptxas", kernels.name), &key(kernels, &options));
     if let Some(log) = entry.read().and_then(|log| String::from_utf8(log).ok()) {
         return Ok(log);
     }
     let program = Program::new(kernels)?;
-    let mut options: Vec<CString> = OPTIONS.iter().map(|o| text(o)).collect();
-    options.extend([text("--ptxas-options=-v"), text(&target)]);
+    options.push("--ptxas-options=-v".into());
     program.compile(&options)?;
     let log = program.log();
     entry.write(log.as_bytes());
@@ -97,10 +117,10 @@ pub fn assembler_log(kernels: &Kernels, capability: u32) -> Result<String, Strin
 }
 
 /// Everything that decides the code.
-fn key(kernels: &Kernels, target: &str) -> Vec<String> {
+fn key(kernels: &Kernels, options: &[String]) -> Vec<String> {
     let (major, minor) = version();
-    let compiler = format!("nvrtc {major}.{minor} {}", OPTIONS.join(" "));
-    let mut parts = vec![kernels.source.to_string(), compiler, target.to_string()];
+    let compiler = format!("nvrtc {major}.{minor} {}", options.join(" "));
+    let mut parts = vec![kernels.source.to_string(), compiler];
     parts.extend(HEADERS.iter().map(|(_, text)| text.to_string()));
     parts
 }
@@ -135,7 +155,8 @@ impl Program {
         Ok(Program(program))
     }
 
-    fn compile(&self, options: &[CString]) -> Result<(), String> {
+    fn compile(&self, options: &[String]) -> Result<(), String> {
+        let options: Vec<CString> = options.iter().map(|o| text(o)).collect();
         let pointers: Vec<*const c_char> = options.iter().map(|o| o.as_ptr()).collect();
         // SAFETY: the program is alive and the option strings outlive the call.
         let result =

@@ -2,10 +2,11 @@
 
 use super::compile::{self, Target};
 use super::{
-    Arg, Card, Gpu, Grid, Inventory, Kernels, Nvrtc, OLDEST_CAPABILITY, Pointer, Resources,
+    Arg, Card, Code, Gpu, Grid, Inventory, Kernels, Nvrtc, OLDEST_CAPABILITY, Pointer, Resources,
     library, signature,
 };
 use crate::Result;
+use crate::device::Precision;
 use cudarc::driver::result::{self, DriverError, stream::StreamKind};
 use cudarc::driver::{CudaContext, sys};
 use std::collections::HashMap;
@@ -15,6 +16,9 @@ use std::sync::{Arc, Mutex, OnceLock};
 /// Most arguments of a kernel.
 const ARGUMENTS: usize = 32;
 
+/// What compiled code is kept by.
+type Key = (*const Kernels, Precision);
+
 /// An open GPU: one context, one stream.
 #[derive(Debug)]
 pub struct Cuda {
@@ -23,8 +27,8 @@ pub struct Cuda {
     stream: sys::CUstream,
     target: Target,
     capability: u32,
-    functions: Mutex<HashMap<(*const Kernels, String), sys::CUfunction>>,
-    modules: Mutex<HashMap<*const Kernels, (&'static Kernels, sys::CUmodule)>>,
+    functions: Mutex<HashMap<(Key, String), sys::CUfunction>>,
+    modules: Mutex<HashMap<Key, (Code, sys::CUmodule)>>,
 }
 
 // SAFETY: the handles are the driver's, which may be used from any thread once the context is current there; every
@@ -108,13 +112,18 @@ pub fn take_counts() -> Result<String> {
     library::take_counts().map_err(|fault| Gpu::Emulator.error(fault))
 }
 
-/// What each kernel of a file takes on a GPU of `capability` (major · 10 + minor), as the assembler says.
+/// What each kernel of a file, with products in `precision`, takes on a GPU of `capability` (major · 10 + minor), as the
+/// assembler says.
 ///
 /// # Errors
 /// There is no NVRTC, or it does not compile the file for that GPU.
-pub fn resources(kernels: &Kernels, capability: u32) -> Result<Vec<Resources>> {
+pub fn resources(
+    kernels: &Kernels,
+    precision: Precision,
+    capability: u32,
+) -> Result<Vec<Resources>> {
     library::nvrtc()
-        .and_then(|_| compile::assembler_log(kernels, capability))
+        .and_then(|_| compile::assembler_log(kernels, precision, capability))
         .map(|log| Resources::parse(&log))
         .map_err(|fault| Gpu::Card(0).error(format!("{}.cu: {fault}", kernels.name)))
 }
@@ -158,6 +167,12 @@ fn usable(gpu: Gpu) -> Result<Arc<CudaContext>, String> {
 fn capability(context: &CudaContext) -> Result<u32, DriverError> {
     let (major, minor) = context.compute_capability()?;
     Ok((10 * major + minor) as u32)
+}
+
+impl Code {
+    fn key(self) -> Key {
+        (std::ptr::from_ref(self.kernels), self.precision)
+    }
 }
 
 impl Cuda {
@@ -217,7 +232,7 @@ impl Cuda {
             .map_err(|e| self.failed("choosing the context", e))
     }
 
-    /// Queues `kernel` of `kernels`. A grid without blocks runs nothing.
+    /// Queues `kernel` of a file. A grid without blocks runs nothing.
     ///
     /// # Errors
     /// What the compiler or the driver says, with the name of the kernel. A fault inside the kernel may show at a later
@@ -227,17 +242,19 @@ impl Cuda {
     /// When `args` do not fit the kernel's declaration.
     pub fn launch(
         &self,
-        kernels: &'static Kernels,
+        code: impl Into<Code>,
         kernel: &str,
         grid: Grid,
         args: &[Arg],
     ) -> Result<()> {
+        let code = code.into();
+        let kernels = code.kernels;
         signature::check(kernels.source, kernel, args);
         if grid.is_empty() {
             return Ok(());
         }
         self.bind()?;
-        let function = self.function(kernels, kernel)?;
+        let function = self.function(code, kernel)?;
         let mut words = [0u64; ARGUMENTS];
         for (word, arg) in words.iter_mut().zip(args) {
             *word = arg.bits();
@@ -263,13 +280,14 @@ impl Cuda {
         launched.map_err(|e| self.failed(&format!("kernel {kernel} ({}.cu)", kernels.name), e))
     }
 
-    fn function(&self, kernels: &'static Kernels, kernel: &str) -> Result<sys::CUfunction> {
-        let key = (std::ptr::from_ref(kernels), kernel.to_string());
+    fn function(&self, code: Code, kernel: &str) -> Result<sys::CUfunction> {
+        let kernels = code.kernels;
+        let key = (code.key(), kernel.to_string());
         let mut functions = self.functions.lock().unwrap_or_else(|e| e.into_inner());
         if let Some(function) = functions.get(&key) {
             return Ok(*function);
         }
-        let module = self.module(kernels)?;
+        let module = self.module(code)?;
         let name = CString::new(kernel).expect("kernel names hold no zero byte");
         let failed = |e| self.failed(&format!("kernel {kernel} ({}.cu)", kernels.name), e);
         // SAFETY: the module is loaded and never unloaded.
@@ -309,27 +327,28 @@ impl Cuda {
         }
     }
 
-    fn module(&self, kernels: &'static Kernels) -> Result<sys::CUmodule> {
-        let key = std::ptr::from_ref(kernels);
+    fn module(&self, code: Code) -> Result<sys::CUmodule> {
+        let (key, kernels) = (code.key(), code.kernels);
         let mut modules = self.modules.lock().unwrap_or_else(|e| e.into_inner());
         if let Some((_, module)) = modules.get(&key) {
             return Ok(*module);
         }
         let name = kernels.name;
-        let image = compile::image(kernels, self.target)
+        let image = compile::image(kernels, code.precision, self.target)
             .map_err(|fault| self.gpu.error(format!("{name}.cu: {fault}")))?;
         // SAFETY: the image is machine code with its own length or PTX that ends in a zero byte.
         let module = unsafe { result::module::load_data(image.as_ptr().cast()) }
             .map_err(|e| self.failed(&format!("loading {name}.cu"), e))?;
-        modules.insert(key, (kernels, module));
+        modules.insert(key, (code, module));
         Ok(module)
     }
 
     /// The kernel files of which something ran, by name.
     pub fn loaded(&self) -> Vec<&'static Kernels> {
         let modules = self.modules.lock().unwrap_or_else(|e| e.into_inner());
-        let mut loaded: Vec<_> = modules.values().map(|(kernels, _)| *kernels).collect();
+        let mut loaded: Vec<_> = modules.values().map(|(code, _)| code.kernels).collect();
         loaded.sort_by_key(|kernels| kernels.name);
+        loaded.dedup_by_key(|kernels| kernels.name);
         loaded
     }
 

@@ -8,6 +8,7 @@
 //! | item | what it is |
 //! |---|---|
 //! | [`Gpu`] | which GPU, as named on the command line |
+//! | [`Cores`] | a GPU and the precision of matrix products on it |
 //! | [`Cuda`] | an open GPU: memory, copies, launches, all in one stream |
 //! | [`Kernels`], [`Grid`], [`Arg`] | a `.cu` file, how many threads, what they are given |
 //! | [`Buffer`] | memory that kernels hand to kernels |
@@ -53,6 +54,7 @@ pub use inventory::{Card, Inventory, Nvrtc};
 pub use resources::Resources;
 pub use signature::Arg;
 
+use super::Precision;
 use crate::{Error, Result};
 use std::fmt;
 
@@ -100,6 +102,41 @@ impl Gpu {
     }
 }
 
+/// A GPU and the precision in which its tensor cores multiply.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cores {
+    /// The GPU.
+    pub gpu: Gpu,
+    /// Of the operands of matrix products.
+    pub precision: Precision,
+}
+
+impl From<Gpu> for Cores {
+    /// With products in f32.
+    fn from(gpu: Gpu) -> Cores {
+        let precision = Precision::F32;
+        Cores { gpu, precision }
+    }
+}
+
+impl Cores {
+    /// Queues a kernel that multiplies matrices, in the form of this precision; see [`Cuda::launch`]. Kernels without
+    /// matrix products have one form only, that of [`Gpu::launch`].
+    ///
+    /// # Errors
+    /// What the compiler or the driver says, with the name of the kernel.
+    pub fn launch(
+        self,
+        kernels: &'static Kernels,
+        kernel: &str,
+        grid: Grid,
+        args: &[Arg],
+    ) -> Result<()> {
+        let code = kernels.in_precision(self.precision);
+        self.gpu.open()?.launch(code, kernel, grid, args)
+    }
+}
+
 impl fmt::Display for Gpu {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -127,6 +164,37 @@ pub struct Kernels {
     pub name: &'static str,
     /// Its text.
     pub source: &'static str,
+}
+
+impl Kernels {
+    /// The code with products in `precision`.
+    pub fn in_precision(&'static self, precision: Precision) -> Code {
+        Code {
+            kernels: self,
+            precision,
+        }
+    }
+
+    /// Whether there are matrix products in it, so that its code depends on the precision.
+    pub fn multiplies(&self) -> bool {
+        let includes = |header| self.source.contains(&format!("#include \"{header}\""));
+        ["gemm.cuh", "fragments.cuh", "aggregate.cuh"]
+            .into_iter()
+            .any(includes)
+    }
+}
+
+/// A kernel file in one of its forms.
+#[derive(Debug, Clone, Copy)]
+pub struct Code {
+    kernels: &'static Kernels,
+    precision: Precision,
+}
+
+impl From<&'static Kernels> for Code {
+    fn from(kernels: &'static Kernels) -> Code {
+        kernels.in_precision(Precision::F32)
+    }
 }
 
 /// The text of line `number` (from 1) of a kernel file or of what it includes.

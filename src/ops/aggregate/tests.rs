@@ -1,3 +1,5 @@
+mod half;
+
 use super::*;
 use crate::device::random::Random;
 use crate::graph::check::{Check, spread};

@@ -5,7 +5,7 @@ use super::super::linear::{add_input_gradient_on, add_weight_gradient_on, weight
 use super::{KernelPointConv, Sizes};
 use crate::Result;
 use crate::device::cuda::{Arg, Grid, args, kernels};
-use crate::device::{Gpu, Pointer};
+use crate::device::{Cores, Gpu, Pointer};
 use crate::geometry::Ragged;
 use crate::graph::{Backward, Forward, Shape};
 use std::ops::Range;
@@ -97,13 +97,13 @@ impl Sums<'_> {
 
 /// y [N, O] += sums [N, M·C] · weight [M·C, O].
 fn add_product_on(
-    gpu: Gpu,
+    cores: Cores,
     (sums, weight): (Pointer, Pointer),
     (rows, shape): (usize, Shape),
     y: Pointer,
 ) -> Result<()> {
     // the product that a linear layer's input gradient is
-    add_input_gradient_on(gpu, (weight, None, sums), (rows, shape), y)
+    add_input_gradient_on(cores, (weight, None, sums), (rows, shape), y)
 }
 
 /// Runs forward on a GPU.
@@ -125,7 +125,7 @@ pub(super) fn forward(op: &KernelPointConv, gpu: Gpu, io: &Forward<'_>) -> Resul
         sums.queue(run.clone(), io.scratch_on())?;
         let y = y.offset(run.start * sizes.outputs);
         add_product_on(
-            gpu,
+            io.cores(gpu),
             (io.scratch_on(), io.input_on(2)),
             (run.len(), weight),
             y,
@@ -162,7 +162,7 @@ pub(super) fn backward(op: &KernelPointConv, gpu: Gpu, io: &Backward<'_>) -> Res
         for run in runs(back.rows, op.neighbors.points) {
             sums.queue(run.clone(), scratch)?;
             let d_x = d_x.offset(run.start * sizes.inputs);
-            add_product_on(gpu, (scratch, turned), (run.len(), back), d_x)?;
+            add_product_on(io.cores(gpu), (scratch, turned), (run.len(), back), d_x)?;
         }
     }
     let Some(d_weight) = io.d_input_on(2) else {
@@ -183,7 +183,13 @@ pub(super) fn backward(op: &KernelPointConv, gpu: Gpu, io: &Backward<'_>) -> Res
         sums.queue(run.clone(), scratch)?;
         let d_y = d_y.offset(run.start * sizes.outputs);
         let product = (d_y, None, scratch);
-        add_weight_gradient_on(gpu, product, (run.len(), weight), partials, d_weight)?;
+        add_weight_gradient_on(
+            io.cores(gpu),
+            product,
+            (run.len(), weight),
+            partials,
+            d_weight,
+        )?;
     }
     Ok(())
 }

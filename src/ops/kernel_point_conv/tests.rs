@@ -1,7 +1,7 @@
 use super::*;
 use crate::geometry::MISSING;
 use crate::geometry::golden::Golden;
-use crate::graph::check::{Check, assert_close, spread};
+use crate::graph::check::{Check, Round, assert_close, spread};
 use crate::ops::reference::run;
 
 /// One pair after another, in f64.
@@ -119,5 +119,89 @@ fn shapes_that_differ_are_refused() {
     for influence in [0.0, f32::NAN] {
         op.influence = influence;
         assert!(op.plan(&[x, points, weight]).is_err());
+    }
+}
+
+/// Influence of kernel point m on a pair.
+fn influence(op: &KernelPointConv, x: &[Vec<f64>], pair: usize, m: usize) -> f64 {
+    let offset = |axis: usize| f64::from(op.neighbors.delta[axis][pair]) - x[1][3 * m + axis];
+    let distance = (0..3).map(|axis| offset(axis).powi(2)).sum::<f64>().sqrt();
+    (1.0 - distance / f64::from(op.influence)).max(0.0)
+}
+
+/// Sums of `rows` of `values` [_, C] over pairs into [count, M, C], a pair from one row to another.
+fn sums(
+    op: &KernelPointConv,
+    x: &[Vec<f64>],
+    (values, channels): (&[f64], usize),
+    (ends, count): (impl Fn(usize) -> [usize; 2], usize),
+) -> Vec<f64> {
+    let kernel = x[1].len() / 3;
+    let mut sums = vec![0.0; count * kernel * channels];
+    for pair in (0..op.neighbors.index.len()).filter(|p| op.neighbors.index[*p] != MISSING) {
+        let [from, to] = ends(pair);
+        for (m, c) in (0..kernel).flat_map(|m| (0..channels).map(move |c| (m, c))) {
+            sums[(to * kernel + m) * channels + c] +=
+                influence(op, x, pair, m) * values[from * channels + c];
+        }
+    }
+    sums
+}
+
+/// Products of rounded operands, forward and backward.
+fn half(round: Round, op: &KernelPointConv, x: &[Vec<f64>], d_y: Option<&[f64]>) -> Vec<Vec<f64>> {
+    let (k, outputs, kernel) = (op.neighbors.k, op.outputs, x[1].len() / 3);
+    let inputs = x[2].len() / kernel / outputs;
+    let row = |pair: usize| op.neighbors.index[pair] as usize;
+    let ahead = |pair: usize| [row(pair), pair / k];
+    let of_queries = sums(op, x, (&x[0], inputs), (ahead, op.neighbors.queries));
+    let weight = |m: usize, i: usize, o: usize| round(x[2][(m * inputs + i) * outputs + o]);
+    let each = || {
+        let of_m = move |m| (0..inputs).flat_map(move |i| (0..outputs).map(move |o| (m, i, o)));
+        (0..kernel).flat_map(of_m)
+    };
+    let Some(d_y) = d_y else {
+        let mut y = vec![0.0; op.neighbors.queries * outputs];
+        for (query, (m, i, o)) in
+            (0..op.neighbors.queries).flat_map(|q| each().map(move |e| (q, e)))
+        {
+            let sum = of_queries[(query * kernel + m) * inputs + i];
+            y[query * outputs + o] += round(sum) * weight(m, i, o);
+        }
+        return vec![y];
+    };
+    let back = |pair: usize| [pair / k, row(pair)];
+    let of_points = sums(op, x, (d_y, outputs), (back, op.neighbors.points));
+    let (mut d_x, mut d_w) = (vec![0.0; x[0].len()], vec![0.0; x[2].len()]);
+    for (m, i, o) in each() {
+        for point in 0..op.neighbors.points {
+            let sum = of_points[(point * kernel + m) * outputs + o];
+            d_x[point * inputs + i] += round(sum) * weight(m, i, o);
+        }
+        for query in 0..op.neighbors.queries {
+            let sum = of_queries[(query * kernel + m) * inputs + i];
+            d_w[(m * inputs + i) * outputs + o] += round(sum) * round(d_y[query * outputs + o]);
+        }
+    }
+    vec![d_x, Vec::new(), d_w]
+}
+
+#[test]
+fn half_precision_rounds_the_operands_of_products() {
+    for (kernel, inputs, outputs) in [(15, 6, 9), (4, 3, 17)] {
+        let op = KernelPointConv {
+            neighbors: table(40, 40, 5),
+            influence: 2.5,
+            outputs,
+        };
+        let shape = Shape::new(kernel, 3);
+        Check::new(op.clone())
+            .input(40, inputs)
+            .constant(shape, spread(shape, 8))
+            .input(kernel, inputs * outputs)
+            .run_half(
+                |round, x| half(round, &op, x, None),
+                |round, x, d_y| half(round, &op, x, Some(d_y)),
+            );
     }
 }

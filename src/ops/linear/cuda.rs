@@ -4,7 +4,7 @@ use super::super::statistics::{add_column_sums_on, add_parts_on};
 use super::{Epilogue, Linear};
 use crate::Result;
 use crate::device::cuda::{Grid, args, kernels};
-use crate::device::{Gpu, Pointer};
+use crate::device::{Cores, Gpu, Pointer, Precision};
 use crate::graph::{Backward, Forward, Shape};
 
 kernels!("linear");
@@ -41,27 +41,28 @@ impl Parts {
     }
 }
 
-/// Name of a kernel's variant for a GPU: by tensor cores where it has those that multiply TF32.
-fn variant(gpu: Gpu, plain: &'static str, tensor: &'static str) -> Result<&'static str> {
-    Ok(match gpu.open()?.capability() >= 80 {
-        true => tensor,
-        false => plain,
+/// Name of a kernel's variant: by tensor cores where the GPU has those that multiply in this precision, of which f32
+/// needs TF32.
+fn variant(cores: Cores, plain: &'static str, tensor: &'static str) -> Result<&'static str> {
+    Ok(match cores.precision {
+        Precision::F32 if cores.gpu.open()?.capability() < 80 => plain,
+        _ => tensor,
     })
 }
 
 /// y [N, O] = x Wᵀ + b on a GPU, where x is [N, I] and W has the shape `weight`.
 pub(in super::super) fn product_on(
-    gpu: Gpu,
+    cores: Cores,
     (x, w, bias): (Pointer, Pointer, Option<Pointer>),
     (rows, weight): (usize, Shape),
     y: Pointer,
 ) -> Result<()> {
-    finished_product_on(gpu, (x, w, bias), (None, false), (rows, weight), y)
+    finished_product_on(cores, (x, w, bias), (None, false), (rows, weight), y)
 }
 
 /// As [`product_on`], then plus a residual and rectified, as asked.
 fn finished_product_on(
-    gpu: Gpu,
+    cores: Cores,
     (x, w, bias): (Pointer, Pointer, Option<Pointer>),
     (residual, relu): (Option<Pointer>, bool),
     (rows, weight): (usize, Shape),
@@ -72,21 +73,21 @@ fn finished_product_on(
         cols: inputs,
     } = weight;
     let args = args![x, w, bias, residual, rows, inputs, outputs, relu, y];
-    let kernel = variant(gpu, "linear_forward_plain", "linear_forward_tensor")?;
-    gpu.launch(&KERNELS, kernel, tiles(Shape::new(rows, outputs), 1), args)
+    let kernel = variant(cores, "linear_forward_plain", "linear_forward_tensor")?;
+    cores.launch(&KERNELS, kernel, tiles(Shape::new(rows, outputs), 1), args)
 }
 
 /// d_x [N, I] += dz W on a GPU, where dz [N, O] is d_y, or d_y where y > 0.
 pub(in super::super) fn add_input_gradient_on(
-    gpu: Gpu,
+    cores: Cores,
     (w, y, d_y): (Pointer, Option<Pointer>, Pointer),
     (rows, weight): (usize, Shape),
     d_x: Pointer,
 ) -> Result<()> {
     let args = args![w, y, d_y, rows, weight.cols, weight.rows, d_x];
-    let kernel = variant(gpu, "linear_backward_x_plain", "linear_backward_x_tensor")?;
+    let kernel = variant(cores, "linear_backward_x_plain", "linear_backward_x_tensor")?;
     let shape = Shape::new(rows, weight.cols);
-    gpu.launch(&KERNELS, kernel, tiles(shape, 1), args)
+    cores.launch(&KERNELS, kernel, tiles(shape, 1), args)
 }
 
 /// Words of scratch that [`add_weight_gradient_on`] needs.
@@ -96,7 +97,7 @@ pub(in super::super) fn weight_gradient_words(rows: usize, weight: Shape) -> usi
 
 /// dW [O, I] += dzᵀ x on a GPU, where dz [N, O] is d_y, or d_y where y > 0, and x is [N, I].
 pub(in super::super) fn add_weight_gradient_on(
-    gpu: Gpu,
+    cores: Cores,
     (x, y, d_y): (Pointer, Option<Pointer>, Pointer),
     (rows, weight): (usize, Shape),
     scratch: Pointer,
@@ -113,9 +114,9 @@ pub(in super::super) fn add_weight_gradient_on(
         parts.rows,
         scratch
     ];
-    let kernel = variant(gpu, "linear_backward_w_plain", "linear_backward_w_tensor")?;
-    gpu.launch(&KERNELS, kernel, tiles(weight, parts.count), args)?;
-    add_parts_on(gpu, (scratch, parts.count), weight.len(), d_w)
+    let kernel = variant(cores, "linear_backward_w_plain", "linear_backward_w_tensor")?;
+    cores.launch(&KERNELS, kernel, tiles(weight, parts.count), args)?;
+    add_parts_on(cores.gpu, (scratch, parts.count), weight.len(), d_w)
 }
 
 impl Linear {
@@ -125,7 +126,13 @@ impl Linear {
         let relu = self.epilogue != Epilogue::Nothing;
         let sizes = (io.shape(0).rows, io.shape(1));
         let product = (io.input_on(0), io.input_on(1), bias);
-        finished_product_on(gpu, product, (residual, relu), sizes, io.output_on(0))
+        finished_product_on(
+            io.cores(gpu),
+            product,
+            (residual, relu),
+            sizes,
+            io.output_on(0),
+        )
     }
 
     pub(super) fn cuda_backward(&self, gpu: Gpu, io: &Backward<'_>) -> Result<()> {
@@ -141,12 +148,12 @@ impl Linear {
         }
         if let Some(d_x) = io.d_input_on(0) {
             let product = (io.input_on(1), y, d_y);
-            add_input_gradient_on(gpu, product, (rows, io.shape(1)), d_x)?;
+            add_input_gradient_on(io.cores(gpu), product, (rows, io.shape(1)), d_x)?;
         }
         let scratch = io.scratch_on();
         if let Some(d_w) = io.d_input_on(1) {
             let product = (io.input_on(0), y, d_y);
-            add_weight_gradient_on(gpu, product, (rows, io.shape(1)), scratch, d_w)?;
+            add_weight_gradient_on(io.cores(gpu), product, (rows, io.shape(1)), scratch, d_w)?;
         }
         if let Some(d_b) = self.bias.then(|| io.d_input_on(2)).flatten() {
             let d_z = (d_y, y, Shape::new(rows, outputs));

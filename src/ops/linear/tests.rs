@@ -1,5 +1,5 @@
 use super::*;
-use crate::graph::check::Check;
+use crate::graph::check::{Check, Round};
 
 fn naive(x: &[Vec<f64>], [n, i, o]: [usize; 3], bias: bool, residual: bool) -> Vec<f64> {
     let mut y = vec![0.0; n * o];
@@ -58,4 +58,50 @@ fn every_form_matches_naive() {
 fn shapes_that_do_not_fit_are_named() {
     let error = Linear::new(true).plan(&[Shape::new(2, 3), Shape::new(4, 5), Shape::new(1, 4)]);
     assert!(error.unwrap_err().to_string().contains("[4, 5]"));
+}
+
+/// x Wᵀ + b of rounded operands, rectified.
+fn half(round: Round, x: &[Vec<f64>], dims: [usize; 3]) -> Vec<Vec<f64>> {
+    let rounded = |v: &Vec<f64>| v.iter().map(|x| round(*x)).collect();
+    let y = naive(
+        &[rounded(&x[0]), rounded(&x[1]), x[2].clone()],
+        dims,
+        true,
+        false,
+    );
+    vec![y.iter().map(|y| y.max(0.0)).collect()]
+}
+
+fn half_backward(
+    round: Round,
+    x: &[Vec<f64>],
+    [n, i, o]: [usize; 3],
+    d_y: &[f64],
+) -> Vec<Vec<f64>> {
+    let y = half(round, x, [n, i, o]).remove(0);
+    let mut d = [vec![0.0; n * i], vec![0.0; o * i], vec![0.0; o]];
+    for (at, d_z) in d_y.iter().enumerate().filter(|(at, _)| y[*at] > 0.0) {
+        let (row, out) = (at / o, at % o);
+        d[2][out] += d_z;
+        for k in 0..i {
+            d[0][row * i + k] += round(*d_z) * round(x[1][out * i + k]);
+            d[1][out * i + k] += round(*d_z) * round(x[0][row * i + k]);
+        }
+    }
+    d.to_vec()
+}
+
+#[test]
+fn half_precision_rounds_the_operands_of_products() {
+    for dims in [[37, 6, 9], [300, 48, 13], [70, 130, 66], [2100, 7, 5]] {
+        let [n, i, o] = dims;
+        Check::new(Linear::with_relu(true))
+            .input(n, i)
+            .input(o, i)
+            .input(1, o)
+            .run_half(
+                |round, x| half(round, x, dims),
+                |round, x, d_y| half_backward(round, x, dims, d_y),
+            );
+    }
 }

@@ -7,7 +7,7 @@ use super::super::statistics::{ColumnChunks, add_column_sums_on, add_parts_on};
 use super::{Relation, has_bias, offsets_input};
 use crate::Result;
 use crate::device::cuda::{Grid, args, kernels};
-use crate::device::{Gpu, Pointer};
+use crate::device::{Cores, Gpu, Pointer};
 use crate::geometry::Neighbors;
 use crate::graph::{Backward, Forward, Shape};
 
@@ -33,7 +33,7 @@ pub(in super::super) struct RelationOn {
 
 /// e of all pairs.
 pub(in super::super) fn relation_on(
-    gpu: Gpu,
+    cores: Cores,
     neighbors: &Neighbors,
     sizes: Sizes,
     inputs: RelationOn,
@@ -43,7 +43,7 @@ pub(in super::super) fn relation_on(
         index,
         delta,
         count,
-    } = PairsOn::new(neighbors, gpu)?;
+    } = PairsOn::new(neighbors, cores.gpu)?;
     let [x, y, z] = delta;
     let channels = inputs.bias.map_or(0, |_| sizes.channels);
     let args = args![
@@ -63,7 +63,7 @@ pub(in super::super) fn relation_on(
         e
     ];
     let blocks = [count.div_ceil(PAIRS), sizes.groups.div_ceil(GROUPS)];
-    gpu.launch(
+    cores.launch(
         &KERNELS,
         "relation_forward",
         Grid::plane(blocks, THREADS),
@@ -120,7 +120,7 @@ pub(super) fn forward(op: &Relation, gpu: Gpu, io: &Forward<'_>, sizes: Sizes) -
         constant: io.input_on(if has_bias { 4 } else { 2 }),
         bias: has_bias.then(|| [io.input_on(2), io.input_on(3)]),
     };
-    relation_on(gpu, &op.neighbors, sizes, inputs, io.output_on(0))
+    relation_on(io.cores(gpu), &op.neighbors, sizes, inputs, io.output_on(0))
 }
 
 pub(super) fn backward(op: &Relation, gpu: Gpu, io: &Backward<'_>, sizes: Sizes) -> Result<()> {
@@ -212,7 +212,8 @@ fn bias_gradient(
     ];
     let blocks = [chunks.count, channels.div_ceil(CHANNELS), chunks.tiles];
     let grid = Grid::space(blocks, THREADS);
-    gpu.launch(&KERNELS, "relation_backward_bias", grid, args)?;
+    io.cores(gpu)
+        .launch(&KERNELS, "relation_backward_bias", grid, args)?;
     if let Some(d_position) = d_position {
         let parts = (position, chunks.count * chunks.tiles);
         add_parts_on(gpu, parts, 4 * channels, d_position)?;

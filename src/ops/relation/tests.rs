@@ -1,5 +1,5 @@
 use super::*;
-use crate::graph::check::Check;
+use crate::graph::check::{Check, Round};
 use crate::ops::pairs::fixtures::{Table, WIDTHS, case, tables};
 
 fn naive(table: &Table, groups: usize, x: &[Vec<f64>]) -> Vec<Vec<f64>> {
@@ -87,4 +87,68 @@ fn shapes_that_differ_are_rejected() {
             .is_err()
     );
     assert!(op.plan(&[rows, rows, one, one]).is_err());
+}
+
+/// With a position bias, of rounded operands.
+fn half(round: Round, table: &Table, groups: usize, x: &[Vec<f64>]) -> Vec<Vec<f64>> {
+    let mut e = Vec::new();
+    for pair in 0..table.pairs() {
+        let h = table.hidden(&x[2], pair);
+        e.extend((0..groups).map(|g| {
+            let m = &x[3][g * h.len()..];
+            let product: f64 = h.iter().zip(m).map(|(h, m)| round(*h) * round(*m)).sum();
+            let key = table.row(pair).map_or(0.0, |j| x[0][j * groups + g]);
+            x[4][g] - x[1][pair / table.neighbors.k * groups + g] + key + product
+        }));
+    }
+    vec![e]
+}
+
+fn half_backward(
+    round: Round,
+    table: &Table,
+    groups: usize,
+    x: &[Vec<f64>],
+    d_e: &[f64],
+) -> Vec<Vec<f64>> {
+    let mut d: Vec<Vec<f64>> = x.iter().map(|x| vec![0.0; x.len()]).collect();
+    for pair in 0..table.pairs() {
+        let h = table.hidden(&x[2], pair);
+        let own = &d_e[pair * groups..][..groups];
+        for (g, d_e) in own.iter().enumerate() {
+            if let Some(row) = table.row(pair) {
+                d[0][row * groups + g] += d_e;
+            }
+            d[1][pair / table.neighbors.k * groups + g] -= d_e;
+            d[4][g] += d_e;
+            for (c, h) in h.iter().enumerate() {
+                d[3][g * x[2].len() / 4 + c] += round(*d_e) * round(*h);
+            }
+        }
+        for c in (0..h.len()).filter(|c| h[*c] > 0.0) {
+            let m = |g: usize| round(x[3][g * h.len() + c]);
+            let d_h: f64 = (0..groups).map(|g| round(own[g]) * m(g)).sum();
+            (0..3).for_each(|a| d[2][4 * c + a] += d_h * table.delta(pair, a));
+            d[2][4 * c + 3] += d_h;
+        }
+    }
+    d
+}
+
+#[test]
+fn half_precision_rounds_the_operands_of_products() {
+    for (k, [channels, groups]) in [(16, [24, 6]), (5, [48, 6]), (17, [10, 5]), (16, [64, 2])] {
+        let (table, _) = case(k, [channels, groups]);
+        let (points, neighbors) = (table.points(), table.neighbors.clone());
+        Check::new(Relation { neighbors })
+            .input(points, groups)
+            .input(points, groups)
+            .input(channels, 4)
+            .input(groups, channels)
+            .input(1, groups)
+            .run_half(
+                |round, x| half(round, &table, groups, x),
+                |round, x, d_e| half_backward(round, &table, groups, x, d_e),
+            );
+    }
 }

@@ -9,7 +9,7 @@ use super::super::statistics::{ColumnChunks, add_column_sums_on, add_parts_on};
 use super::{RelationMultiplier, offsets_input};
 use crate::Result;
 use crate::device::cuda::{Grid, args, kernels};
-use crate::device::{Gpu, Pointer};
+use crate::device::{Cores, Gpu, Pointer};
 use crate::geometry::Neighbors;
 use crate::graph::{Backward, Forward, Shape};
 use std::ops::Range;
@@ -62,7 +62,7 @@ impl Sizes {
 
 /// What every chunk reads, and its scratch.
 struct Chunked<'a> {
-    gpu: Gpu,
+    cores: Cores,
     sizes: Sizes,
     neighbors: &'a Neighbors,
     on: PairsOn,
@@ -95,7 +95,7 @@ pub(super) fn backward_scratch(neighbors: &Neighbors, [channels, groups]: [usize
 impl<'a> Chunked<'a> {
     fn new(
         op: &'a RelationMultiplier,
-        gpu: Gpu,
+        cores: Cores,
         [channels, groups]: [usize; 2],
         inputs: [Pointer; 6],
         scratch: Pointer,
@@ -104,10 +104,10 @@ impl<'a> Chunked<'a> {
         let [keys, queries, position, weight, bias, encode] = inputs;
         let words = sizes.chunk * channels;
         Ok(Chunked {
-            gpu,
+            cores,
             sizes,
             neighbors: &op.neighbors,
-            on: PairsOn::new(&op.neighbors, gpu)?,
+            on: PairsOn::new(&op.neighbors, cores.gpu)?,
             keys,
             queries,
             position,
@@ -128,10 +128,12 @@ impl<'a> Chunked<'a> {
         let width = channels as u32;
         let args = args![self.position, x, y, z, list, chunk.start, n, width, self.h];
         let kernel = "relation_multiplier_hidden";
-        self.gpu.launch(&KERNELS, kernel, Grid::strided(n), args)?;
+        self.cores
+            .gpu
+            .launch(&KERNELS, kernel, Grid::strided(n), args)?;
         let product = (self.h, self.weight, Some(self.bias));
         product_on(
-            self.gpu,
+            self.cores,
             product,
             (chunk.len(), self.sizes.weight()),
             self.f,
@@ -140,16 +142,19 @@ impl<'a> Chunked<'a> {
 
     /// d_r = d_e A of `rows` rows of d_e.
     fn relation_gradient(&self, d_e: Pointer, rows: usize, d_r: Pointer) -> Result<()> {
-        self.gpu.open()?.zero(d_r, rows * self.sizes.channels)?;
+        self.cores
+            .gpu
+            .open()?
+            .zero(d_r, rows * self.sizes.channels)?;
         let product = (self.encode, None, d_e);
-        add_input_gradient_on(self.gpu, product, (rows, self.sizes.encode()), d_r)
+        add_input_gradient_on(self.cores, product, (rows, self.sizes.encode()), d_r)
     }
 }
 
 pub(super) fn forward(op: &RelationMultiplier, gpu: Gpu, io: &Forward<'_>) -> Result<()> {
     let sizes = [io.shape(0).cols, io.shape(5).rows];
     let inputs = [0, 1, 2, 3, 4, 5].map(|i| io.input_on(i));
-    let c = Chunked::new(op, gpu, sizes, inputs, io.scratch_on())?;
+    let c = Chunked::new(op, io.cores(gpu), sizes, inputs, io.scratch_on())?;
     let Sizes {
         k,
         channels,
@@ -175,7 +180,7 @@ pub(super) fn forward(op: &RelationMultiplier, gpu: Gpu, io: &Forward<'_>) -> Re
         gpu.launch(&KERNELS, kernel, parts.grid(channels), args)?;
         let e = io.output_on(0).offset(chunk.start * groups);
         product_on(
-            gpu,
+            c.cores,
             (c.f, c.encode, None),
             (chunk.len(), c.sizes.encode()),
             e,
@@ -190,7 +195,7 @@ pub(super) fn backward(op: &RelationMultiplier, gpu: Gpu, io: &Backward<'_>) -> 
     };
     let sizes = [io.shape(0).cols, io.shape(5).rows];
     let inputs = [0, 1, 2, 3, 4, 5].map(|i| io.input_on(i));
-    let c = Chunked::new(op, gpu, sizes, inputs, io.scratch_on())?;
+    let c = Chunked::new(op, io.cores(gpu), sizes, inputs, io.scratch_on())?;
     if let Some(d_keys) = io.d_input_on(0) {
         c.key_gradient(d_e, d_keys)?;
     }
@@ -203,7 +208,7 @@ pub(super) fn backward(op: &RelationMultiplier, gpu: Gpu, io: &Backward<'_>) -> 
 impl Chunked<'_> {
     /// dk_j = Σ_i (d_e A) ⊙ (W h + b), over the transposed neighbour list.
     fn key_gradient(&self, d_e: Pointer, d_keys: Pointer) -> Result<()> {
-        let (gpu, channels, groups) = (self.gpu, self.sizes.channels, self.sizes.groups);
+        let (gpu, channels, groups) = (self.cores.gpu, self.sizes.channels, self.sizes.groups);
         let lists = self.neighbors.transposed();
         let (offsets, list) = (lists.offsets.on(gpu)?, lists.index.on(gpu)?);
         let d_r = self.rest;
@@ -239,7 +244,7 @@ impl Chunked<'_> {
 
     /// Everything but dk, of one chunk of pairs.
     fn pair_gradient(&self, io: &Backward<'_>, d_e: Pointer, chunk: &Range<usize>) -> Result<()> {
-        let gpu = self.gpu;
+        let gpu = self.cores.gpu;
         let Sizes {
             k,
             channels,
@@ -278,11 +283,11 @@ impl Chunked<'_> {
         let (r, d_f) = (self.f, d_r);
         if let Some(d_encode) = io.d_input_on(5) {
             let sizes = (rows, self.sizes.encode());
-            add_weight_gradient_on(gpu, (r, None, d_e), sizes, partials, d_encode)?;
+            add_weight_gradient_on(self.cores, (r, None, d_e), sizes, partials, d_encode)?;
         }
         let weight = (rows, self.sizes.weight());
         if let Some(d_weight) = io.d_input_on(3) {
-            add_weight_gradient_on(gpu, (self.h, None, d_f), weight, partials, d_weight)?;
+            add_weight_gradient_on(self.cores, (self.h, None, d_f), weight, partials, d_weight)?;
         }
         if let Some(d_bias) = io.d_input_on(4) {
             let values = (d_f, None, Shape::new(rows, channels));
@@ -309,7 +314,7 @@ impl Chunked<'_> {
             return Ok(());
         };
         gpu.open()?.zero(d_h, rows * channels)?;
-        add_input_gradient_on(gpu, (self.weight, None, d_f), weight, d_h)?;
+        add_input_gradient_on(self.cores, (self.weight, None, d_f), weight, d_h)?;
         let [x, y, z] = self.on.delta;
         let parts = ColumnChunks::new(rows);
         let args = args![

@@ -25,8 +25,8 @@ pub(super) fn forward(op: &VectorAttention, gpu: Gpu, io: &Forward<'_>) -> Resul
     };
     let e = io.scratch_on();
     let soft = e.offset(neighbors.index.len() * sizes.groups);
-    relation_on(gpu, neighbors, sizes, relation, e)?;
-    let launch = Launch::new(gpu, neighbors, sizes)?;
+    relation_on(io.cores(gpu), neighbors, sizes, relation, e)?;
+    let launch = Launch::new(io.cores(gpu), neighbors, sizes)?;
     launch.softmax((e, None), [mix, shift], soft)?;
     let packed = VectorAttention::packed_shape(sizes.channels, sizes.groups);
     let bias = has_bias.then(|| ValueBiasOn {

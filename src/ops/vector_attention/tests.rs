@@ -1,5 +1,5 @@
 use super::*;
-use crate::graph::check::{Check, spread};
+use crate::graph::check::{Check, Round, spread};
 use crate::ops::pairs::fixtures::{Table, WIDTHS, case, naive_weights, tables};
 
 /// The direct form: softmax over the relation of v + W2 h + b2, then shift and ReLU.
@@ -39,7 +39,17 @@ fn naive(table: &Table, groups: usize, w2: &[f64], x: &[Vec<f64>]) -> Vec<Vec<f6
     vec![y.iter().map(|y| y.max(0.0)).collect()]
 }
 
-fn check(table: &Table, [channels, groups]: [usize; 2], has_bias: bool) {
+fn check(table: &Table, widths: [usize; 2], has_bias: bool) {
+    let (check, w2) = prepared(table, widths, has_bias);
+    check.run(|x| naive(table, widths[1], &w2, x));
+}
+
+/// The op with its inputs, and W2, which is among them packed.
+fn prepared(
+    table: &Table,
+    [channels, groups]: [usize; 2],
+    has_bias: bool,
+) -> (Check<VectorAttention>, Vec<f64>) {
     let points = table.points();
     let mut shapes = vec![
         Shape::new(points, groups),
@@ -69,8 +79,7 @@ fn check(table: &Table, [channels, groups]: [usize; 2], has_bias: bool) {
             .constant(shape, packed)
             .constant(vector, spread(vector, 51));
     }
-    let w2: Vec<f64> = w2.iter().map(|w| f64::from(*w)).collect();
-    check.run(|x| naive(table, groups, &w2, x));
+    (check, w2.iter().map(|w| f64::from(*w)).collect())
 }
 
 #[test]
@@ -114,4 +123,55 @@ fn shapes_that_differ_are_rejected() {
     }
     let groups = VectorAttention { groups: 5, ..op };
     assert!(groups.plan(&good).is_err());
+}
+
+/// The op as its kernels compute it, with operands of products rounded.
+fn half(round: Round, table: &Table, groups: usize, w2: &[f64], x: &[Vec<f64>]) -> Vec<Vec<f64>> {
+    let (channels, k) = (x[6].len(), table.neighbors.k);
+    let dot = |a: &[f64], b: &[f64]| {
+        a.iter()
+            .zip(b)
+            .map(|(a, b)| round(*a) * round(*b))
+            .sum::<f64>()
+    };
+    let hidden = |pair| table.hidden(&x[7], pair);
+    let mut logits = Vec::new();
+    for pair in 0..table.pairs() {
+        let h = hidden(pair);
+        let relation = |g: usize| {
+            let key = table.row(pair).map_or(0.0, |j| x[0][j * groups + g]);
+            let query = x[1][pair / k * groups + g];
+            (key - query + x[2][g] + dot(&x[8][g * channels..], &h)).max(0.0)
+        };
+        let r: Vec<f64> = (0..groups).map(relation).collect();
+        logits.extend((0..groups).map(|g| x[4][g] + dot(&x[3][g * groups..], &r)));
+    }
+    let w = naive_weights(table, &logits, groups);
+    let mut y = Vec::new();
+    for (point, c) in (0..table.points()).flat_map(|p| (0..channels).map(move |c| (p, c))) {
+        let weight = |pair: usize| w[pair * groups + c / (channels / groups)];
+        let (mut u, mut sum) = (vec![0.0; channels], x[6][c]);
+        for pair in (point * k..(point + 1) * k).filter(|pair| table.row(*pair).is_some()) {
+            let row = table.row(pair).unwrap();
+            sum += weight(pair) * (x[5][row * channels + c] + x[10][c]);
+            let h = hidden(pair);
+            u.iter_mut()
+                .zip(h)
+                .for_each(|(u, h)| *u += round(weight(pair)) * round(h));
+        }
+        y.push((sum + dot(&u, &w2[c * channels..])).max(0.0));
+    }
+    vec![y]
+}
+
+#[test]
+fn half_precision_rounds_the_operands_of_products() {
+    for (k, widths) in [(16, [24, 6]), (5, [24, 4]), (17, [10, 5])] {
+        let (table, _) = case(k, widths);
+        let (check, w2) = prepared(&table, widths, true);
+        check.run_half(
+            |round, x| half(round, &table, widths[1], &w2, x),
+            |_, x, _| vec![Vec::new(); x.len()],
+        );
+    }
 }

@@ -2,7 +2,7 @@
 
 use super::{NEIGHBOURS, Stage, cloud, neighbors, op};
 use crate::Result;
-use crate::device::Gpu;
+use crate::device::Cores;
 use crate::geometry::{Quantization, WindowOptions, Windows};
 use crate::graph::Shape;
 use crate::ops::{
@@ -15,22 +15,22 @@ use std::sync::Arc;
 pub(super) const WINDOW: f32 = 0.16;
 pub(super) const BIN: f32 = 0.01;
 
-pub fn relation(gpu: Gpu, s: Stage) -> Result<()> {
+pub fn relation(cores: Cores, s: Stage) -> Result<()> {
     let (n, c, g) = (s.points, s.channels, s.groups);
     let shapes = [[n, g], [n, g], [c, 4], [g, c], [1, g]].map(|[r, c]| Shape::new(r, c));
     let relation = Relation {
         neighbors: neighbors(s)?,
     };
-    op(gpu, relation, &shapes, 5)
+    op(cores, relation, &shapes, 5)
 }
 
-pub fn relation_multiplier(gpu: Gpu, s: Stage) -> Result<()> {
+pub fn relation_multiplier(cores: Cores, s: Stage) -> Result<()> {
     let (n, c, g) = (s.points, s.channels, s.groups);
     let shapes = [[n, c], [n, c], [c, 4], [c, c], [1, c], [g, c]].map(|[r, c]| Shape::new(r, c));
     let relation = RelationMultiplier {
         neighbors: neighbors(s)?,
     };
-    op(gpu, relation, &shapes, 6)
+    op(cores, relation, &shapes, 6)
 }
 
 /// Offsets of all pairs, an input that only asks for their gradient.
@@ -39,23 +39,23 @@ fn offsets(s: Stage) -> Shape {
 }
 
 /// The offsets themselves.
-pub fn pair_offsets(gpu: Gpu, s: Stage) -> Result<()> {
+pub fn pair_offsets(cores: Cores, s: Stage) -> Result<()> {
     let op = Offsets {
         neighbors: neighbors(s)?,
     };
-    super::op(gpu, op, &[Shape::new(s.points, 3)], 1)
+    super::op(cores, op, &[Shape::new(s.points, 3)], 1)
 }
 
-pub fn aggregate(gpu: Gpu, s: Stage) -> Result<()> {
-    aggregate_of(gpu, s, None)
+pub fn aggregate(cores: Cores, s: Stage) -> Result<()> {
+    aggregate_of(cores, s, None)
 }
 
 /// With the gradient of the offsets.
-pub fn aggregate_offsets(gpu: Gpu, s: Stage) -> Result<()> {
-    aggregate_of(gpu, s, Some(offsets(s)))
+pub fn aggregate_offsets(cores: Cores, s: Stage) -> Result<()> {
+    aggregate_of(cores, s, Some(offsets(s)))
 }
 
-fn aggregate_of(gpu: Gpu, s: Stage, offsets: Option<Shape>) -> Result<()> {
+fn aggregate_of(cores: Cores, s: Stage, offsets: Option<Shape>) -> Result<()> {
     let (n, c, g) = (s.points, s.channels, s.groups);
     let attention = [[n * NEIGHBOURS, g], [2, g], [g, g], [1, g], [n, c]];
     let position = [[c, 4], [c, c], [1, c]];
@@ -67,11 +67,11 @@ fn aggregate_of(gpu: Gpu, s: Stage, offsets: Option<Shape>) -> Result<()> {
         groups: g,
         rate: 0.0,
     };
-    op(gpu, aggregate, &shapes, shapes.len())
+    op(cores, aggregate, &shapes, shapes.len())
 }
 
 /// The fused form of inference, which has no backward.
-pub fn vector_attention(gpu: Gpu, s: Stage) -> Result<()> {
+pub fn vector_attention(cores: Cores, s: Stage) -> Result<()> {
     let (n, c, g) = (s.points, s.channels, s.groups);
     let attention = [[n, g], [n, g], [1, g], [g, g], [1, g], [n, c], [1, c]];
     let packed = VectorAttention::packed_shape(c, g);
@@ -85,19 +85,19 @@ pub fn vector_attention(gpu: Gpu, s: Stage) -> Result<()> {
         neighbors: neighbors(s)?,
         groups: g,
     };
-    op(gpu, attention, &shapes, 0)
+    op(cores, attention, &shapes, 0)
 }
 
-pub fn position_norm(gpu: Gpu, s: Stage) -> Result<()> {
-    position_norm_of(gpu, s, None)
+pub fn position_norm(cores: Cores, s: Stage) -> Result<()> {
+    position_norm_of(cores, s, None)
 }
 
 /// With the gradient of the offsets.
-pub fn position_norm_offsets(gpu: Gpu, s: Stage) -> Result<()> {
-    position_norm_of(gpu, s, Some(offsets(s)))
+pub fn position_norm_offsets(cores: Cores, s: Stage) -> Result<()> {
+    position_norm_of(cores, s, Some(offsets(s)))
 }
 
-fn position_norm_of(gpu: Gpu, s: Stage, offsets: Option<Shape>) -> Result<()> {
+fn position_norm_of(cores: Cores, s: Stage, offsets: Option<Shape>) -> Result<()> {
     let vector = Shape::new(1, s.channels);
     let mut shapes = vec![vector; 6];
     shapes[0] = Shape::new(s.channels, 3);
@@ -109,7 +109,7 @@ fn position_norm_of(gpu: Gpu, s: Stage, offsets: Option<Shape>) -> Result<()> {
     };
     // Running statistics, before the offsets, take no gradient, asked or not.
     let differentiable = offsets.map_or(4, |_| shapes.len());
-    op(gpu, norm, &shapes, differentiable)
+    op(cores, norm, &shapes, differentiable)
 }
 
 /// The windows of Stratified Transformer's first stage: 4 voxels of 4 cm, one point in nine sampled.
@@ -124,14 +124,14 @@ pub fn windows(s: Stage) -> Result<Windows> {
 }
 
 /// Attention of heads of `width` channels, of whose inputs the first `differentiable` want gradients.
-pub fn window_attention(gpu: Gpu, s: Stage, width: usize, differentiable: usize) -> Result<()> {
+pub fn window_attention(cores: Cores, s: Stage, width: usize, differentiable: usize) -> Result<()> {
     let rows = Quantization::stratified_rows(f64::from(WINDOW), f64::from(BIN));
     let features = Shape::new(s.points, 3 * s.channels);
     let table = Shape::new(rows, 3 * s.channels);
     let heads = s.channels / width;
     let attention = WindowAttention::new(Arc::new(windows(s)?), heads, PositionTables::ALL);
     op(
-        gpu,
+        cores,
         attention,
         &[features, table, table, table],
         differentiable,

@@ -45,7 +45,7 @@ pub(in super::super) fn backward(op: &Aggregate, gpu: Gpu, io: &Backward<'_>) ->
         return Ok(());
     };
     let sizes = op.sizes(io.shape(4));
-    let launch = Launch::new(gpu, &op.neighbors, sizes)?;
+    let launch = Launch::new(io.cores(gpu), &op.neighbors, sizes)?;
     let words = launch.pairs.count * sizes.groups;
     let d = io.scratch_on();
     let gradient = Gradient {
@@ -71,7 +71,8 @@ pub(in super::super) fn backward(op: &Aggregate, gpu: Gpu, io: &Backward<'_>) ->
 impl Gradient<'_, '_> {
     /// d_v, over the transposed neighbour lists.
     fn values(&self, neighbors: &Neighbors, d_values: Pointer) -> Result<()> {
-        let Launch { gpu, sizes, .. } = self.launch;
+        let Launch { cores, sizes, .. } = self.launch;
+        let gpu = cores.gpu;
         let lists = neighbors.transposed();
         let n = neighbors.points * sizes.channels;
         let args = args![
@@ -95,7 +96,7 @@ impl Gradient<'_, '_> {
     /// The gradient of the weights, and d_P.
     fn weights(&self) -> Result<()> {
         let Launch {
-            gpu,
+            cores,
             sizes,
             pairs,
             tiles,
@@ -130,10 +131,10 @@ impl Gradient<'_, '_> {
             self.partials
         ];
         let grid = Grid::plane([chunks, tiles.group_tiles], THREADS);
-        gpu.launch(&KERNELS, "aggregate_backward_weights", grid, args)?;
+        cores.launch(&KERNELS, "aggregate_backward_weights", grid, args)?;
         if let Some(d_position) = bias.and_then(|_| self.io.d_input_on(5)) {
             let parts = (self.partials, chunks * tiles.group_tiles);
-            add_parts_on(gpu, parts, 4 * sizes.channels, d_position)?;
+            add_parts_on(cores.gpu, parts, 4 * sizes.channels, d_position)?;
         }
         Ok(())
     }
@@ -145,7 +146,7 @@ impl Gradient<'_, '_> {
             return Ok(());
         }
         let Launch {
-            gpu,
+            cores,
             sizes,
             pairs,
             tiles,
@@ -179,12 +180,12 @@ impl Gradient<'_, '_> {
         ];
         let blocks = [chunks, tiles.slot_tiles, channels.div_ceil(CHUNK)];
         let grid = Grid::space(blocks, THREADS);
-        gpu.launch(&KERNELS, "aggregate_backward_w2", grid, args)?;
+        cores.launch(&KERNELS, "aggregate_backward_w2", grid, args)?;
         if let Some(d_w2) = d_w2 {
-            add_parts_on(gpu, (self.partials, chunks), square, d_w2)?;
+            add_parts_on(cores.gpu, (self.partials, chunks), square, d_w2)?;
         }
         if let Some(d_b2) = d_b2 {
-            add_parts_on(gpu, (constants, chunks), channels, d_b2)?;
+            add_parts_on(cores.gpu, (constants, chunks), channels, d_b2)?;
         }
         Ok(())
     }

@@ -11,7 +11,7 @@ use super::{Aggregate, has_bias};
 use crate::Result;
 use crate::device::cuda::{Grid, args, kernels};
 use crate::device::random::Random;
-use crate::device::{Gpu, Pointer};
+use crate::device::{Cores, Gpu, Pointer};
 use crate::geometry::Neighbors;
 use crate::graph::Forward;
 
@@ -115,7 +115,7 @@ impl ValueBiasOn {
 /// What the kernels share.
 #[derive(Debug, Clone, Copy)]
 pub(in super::super) struct Launch {
-    gpu: Gpu,
+    cores: Cores,
     sizes: Sizes,
     pairs: PairsOn,
     points: usize,
@@ -124,11 +124,11 @@ pub(in super::super) struct Launch {
 
 impl Launch {
     /// Attention over `neighbors`.
-    pub fn new(gpu: Gpu, neighbors: &Neighbors, sizes: Sizes) -> Result<Launch> {
+    pub fn new(cores: Cores, neighbors: &Neighbors, sizes: Sizes) -> Result<Launch> {
         Ok(Launch {
-            gpu,
+            cores,
             sizes,
-            pairs: PairsOn::new(neighbors, gpu)?,
+            pairs: PairsOn::new(neighbors, cores.gpu)?,
             points: neighbors.queries,
             tiles: Tiles::new(sizes, neighbors.queries),
         })
@@ -172,7 +172,7 @@ impl Launch {
         ];
         let blocks = [self.tiles.point_tiles, self.tiles.slot_tiles];
         let grid = Grid::plane(blocks, THREADS);
-        self.gpu.launch(&KERNELS, "aggregate_forward", grid, args)
+        self.cores.launch(&KERNELS, "aggregate_forward", grid, args)
     }
 }
 
@@ -183,7 +183,7 @@ pub(super) fn forward_scratch(pairs: usize, sizes: Sizes) -> usize {
 
 pub(super) fn forward(op: &Aggregate, gpu: Gpu, io: &Forward<'_>) -> Result<()> {
     let sizes = op.sizes(io.shape(4));
-    let launch = Launch::new(gpu, &op.neighbors, sizes)?;
+    let launch = Launch::new(io.cores(gpu), &op.neighbors, sizes)?;
     let soft = io.saved_on(0).unwrap_or(io.scratch_on());
     let [e, st, mix, constant] = [0, 1, 2, 3].map(|i| io.input_on(i));
     launch.softmax((e, Some(st)), [mix, constant], soft)?;

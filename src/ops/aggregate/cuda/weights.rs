@@ -40,7 +40,7 @@ impl Launch {
         let args = args![e, st, mix, constant, n, k, width, tile as u32, soft];
         let blocks = [n.div_ceil(tile), groups.div_ceil(GROUPS)];
         let grid = Grid::plane(blocks, THREADS);
-        self.gpu.launch(&KERNELS, "aggregate_softmax", grid, args)
+        self.cores.launch(&KERNELS, "aggregate_softmax", grid, args)
     }
 }
 
@@ -48,8 +48,12 @@ impl Gradient<'_, '_> {
     /// From the gradient of the weights back through the softmax, B, the ReLU and the norm.
     pub fn encoding(&self) -> Result<()> {
         let Launch {
-            gpu, sizes, pairs, ..
+            cores,
+            sizes,
+            pairs,
+            ..
         } = self.launch;
+        let gpu = cores.gpu;
         let (count, groups) = (pairs.count, sizes.groups);
         let (k, width) = (sizes.k as u32, groups as u32);
         let points = self.launch.points;
@@ -83,13 +87,13 @@ impl Gradient<'_, '_> {
         let args = args![e, st, mix, d, count, width, rows, d_e, r, partials];
         let blocks = [chunks.count, groups.div_ceil(GROUPS)];
         let grid = Grid::plane(blocks, THREADS);
-        gpu.launch(&KERNELS, "aggregate_backward_norm", grid, args)?;
+        cores.launch(&KERNELS, "aggregate_backward_norm", grid, args)?;
         if let Some(d_st) = self.io.d_input_on(1) {
             add_parts_on(gpu, (partials, chunks.count), 2 * groups, d_st)?;
         }
         if let Some(d_mix) = self.io.d_input_on(2) {
             let shape = Shape::new(groups, groups);
-            add_weight_gradient_on(gpu, (r, None, d), (count, shape), partials, d_mix)?;
+            add_weight_gradient_on(cores, (r, None, d), (count, shape), partials, d_mix)?;
         }
         if let Some(d_constant) = self.io.d_input_on(3) {
             let rows = (d, None, Shape::new(count, groups));
