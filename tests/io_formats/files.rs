@@ -1,6 +1,10 @@
 //! Files of every format with the points of a survey: by the writers of the crate where these choose the form, by hand
 //! where they only keep it.
 
+#[cfg(feature = "laz")]
+#[path = "copc.rs"]
+mod copc;
+
 use crate::survey::Survey;
 use cairn::cloud::PointCloud;
 use cairn::io::{self, Output, Records, Source};
@@ -60,6 +64,8 @@ pub const FORMS: &[Form] = &[
     scan("LAS", "scan.las", own),
     #[cfg(feature = "laz")]
     scan("LAZ", "scan.laz", own),
+    #[cfg(feature = "laz")]
+    scan("COPC, written as LAZ", "scan.copc.laz", copc::make),
     scan("PLY, binary", "scan.ply", own),
     scan("PLY, binary, big-endian", "scan.ply", |path, survey| {
         ply(path, survey, true)
