@@ -1,7 +1,6 @@
 //! Clouds on standard input, labels on standard output.
 
 use crate::fixtures::{cairn, fails, model, path, repository, room, text, write};
-use cairn::cloud::PointCloud;
 use std::io::{Read, Write};
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -178,7 +177,7 @@ fn a_cloud_that_needs_more_than_the_memory_is_refused() {
     let large = folder.path().join("large.laz");
     write(
         &large,
-        &PointCloud {
+        &cairn::cloud::PointCloud {
             coord: vec![[1.0; 3]; 1_000_000],
             ..Default::default()
         },

@@ -187,8 +187,10 @@ impl Kernels {
 /// A kernel file in one of its forms.
 #[derive(Debug, Clone, Copy)]
 pub struct Code {
-    kernels: &'static Kernels,
-    precision: Precision,
+    /// The file.
+    pub kernels: &'static Kernels,
+    /// In what its products are taken.
+    pub precision: Precision,
 }
 
 impl From<&'static Kernels> for Code {
