@@ -41,6 +41,7 @@ from safetensors.torch import load_file
 import make_pth
 import ptv2
 import stratified
+import stratified_lists
 
 HERE = Path(__file__).parent
 REPEATS = {"inference": 5, "training": 3}
@@ -137,7 +138,7 @@ def child(network, folder, job, variant, threads):
     model = network.make()
     state = torch.load(folder / "model.pth", weights_only=False)["state_dict"]
     model.load_state_dict({k.removeprefix(network.prefix): v for k, v in state.items()})
-    stratified.EXACT = False
+    stratified_lists.EXACT = False
     if variant == "compiled":
         compile_parts(network, model)
     once = runner(model, batch, job)
