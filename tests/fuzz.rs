@@ -11,6 +11,8 @@
 
 #![cfg(target_os = "linux")]
 
+#[path = "fuzz/layers.rs"]
+mod layers;
 #[path = "fuzz/memory.rs"]
 mod memory;
 #[path = "fuzz/mutate.rs"]
@@ -150,7 +152,11 @@ fn seeds(target: &Target) -> Vec<Vec<u8>> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let named = |pattern: &&str| cairn::io::expand(&root.join(pattern), &|_| true).unwrap();
     let files = target.seeds.iter().flat_map(named);
-    files.map(|path| std::fs::read(path).unwrap()).collect()
+    let mut seeds: Vec<_> = files.map(|path| std::fs::read(path).unwrap()).collect();
+    if target.name == "laz" {
+        seeds.extend([6, 1].map(layers::of_many_extra_bytes));
+    }
+    seeds
 }
 
 /// Processor time of this process.

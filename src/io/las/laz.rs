@@ -29,6 +29,10 @@ use super::reader::Body;
 /// usual 50 000 points per chunk; more is a lie.
 const DENSEST: u64 = 1024;
 
+/// Extra bytes of a point that go through the crate `laz`, which makes a table of 1.3 kB for each (for each scanner channel,
+/// when it writes formats 6 to 10) however small the file is. Descriptions have room for 341 numbers of eight bytes.
+const MOST_EXTRA: usize = 4096;
+
 /// Where the LASzip record lists the fields of points, bytes.
 const ITEMS: usize = 34;
 
@@ -86,6 +90,12 @@ fn read_plan(input: &Input, header: &Header, vlrs: &[Vlr]) -> Result<Plan> {
     let expected = LazItemRecordBuilder::default_for_point_format_id(header.format, extra)
         .map_err(|e| fault(e.to_string()))?;
     let layered = form == CompressorType::LayeredChunked;
+    if !layered && usize::from(extra) > MOST_EXTRA {
+        return Err(fault(format!(
+            "{extra} extra bytes in a point of format {}; {MOST_EXTRA} can be unpacked: turn the file into LAS with another tool",
+            header.format
+        )));
+    }
     let fits = parsed.items().len() == expected.len()
         && (parsed.items().iter().zip(&expected)).all(|(a, b)| {
             a.item_type() == b.item_type()
@@ -292,10 +302,13 @@ pub(super) fn laszip_vlr(format: u8, record_len: usize) -> Vlr {
     )
 }
 
+fn extra_bytes(format: u8, record_len: usize) -> usize {
+    record_len - layout::record_len(format).expect("formats are checked on reading")
+}
+
 fn parameters(format: u8, record_len: usize) -> LazVlr {
-    let extra = record_len - layout::record_len(format).expect("formats are checked on reading");
     LazVlrBuilder::default()
-        .with_point_format(format, extra as u16)
+        .with_point_format(format, extra_bytes(format, record_len) as u16)
         .expect("formats are checked on reading")
         .build()
 }
@@ -304,6 +317,13 @@ impl Packer {
     /// Starts compressing at the present end of the output.
     pub fn new(output: Atomic, format: u8, record_len: usize) -> Result<Self> {
         let path = output.path().to_path_buf();
+        let extra = extra_bytes(format, record_len);
+        if extra > MOST_EXTRA {
+            let fault = format!(
+                "{extra} extra bytes in a point; {MOST_EXTRA} can be packed: choose a name that ends in .las"
+            );
+            return Err(Error::unusable(path, fault));
+        }
         let inner = LasZipCompressor::new(output, parameters(format, record_len))
             .map_err(|e| Error::unusable(path, e.to_string()))?;
         Ok(Packer { inner })

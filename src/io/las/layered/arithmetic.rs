@@ -18,45 +18,51 @@ const SHARE_BITS: u32 = 15;
 const BIT_SHARE_BITS: u32 = 13;
 
 /// The symbols of a model and how often each was seen.
+///
+/// All are equally likely until the first renewal: until then a model is the list of what it saw, a byte of the layer for
+/// each two of its bytes, and only then it has tables. A record may have tens of thousands of extra bytes, each with
+/// a model for each scanner channel, and a file that says so must not make many times its size of tables.
 pub(super) struct Model {
-    counts: Box<[u16]>,
+    symbols: u32,
+    /// Symbols seen before the first renewal.
+    early: Vec<u16>,
+    /// From the first renewal on.
+    tables: Option<Box<Tables>>,
     total: u32,
-    /// Share of the symbols before each symbol.
-    below: Box<[u16]>,
-    /// For each slice of the shares, the symbol in which it starts, and at the end the last symbol. Empty for few symbols.
-    slices: Box<[u16]>,
-    slice_bits: u32,
     /// Symbols between two renewals.
     cycle: u32,
     /// Symbols until the next renewal.
     left: u32,
 }
 
-impl Model {
-    /// `symbols` equally likely ones, 2 to 2048.
-    pub fn new(symbols: usize) -> Model {
+/// How often each symbol was seen.
+struct Tables {
+    counts: Box<[u16]>,
+    /// Share of the symbols before each symbol.
+    below: Box<[u16]>,
+    /// For each slice of the shares, the symbol in which it starts, and at the end the last symbol. Empty for few symbols.
+    slices: Box<[u16]>,
+    slice_bits: u32,
+}
+
+impl Tables {
+    fn new(symbols: usize) -> Tables {
         let slices = match symbols {
             0..=16 => 0,
             // A quarter to a half as many as symbols.
             _ => (symbols.div_ceil(4)).next_power_of_two(),
         };
-        let cycle = (symbols as u32 + 6) / 2;
-        let mut model = Model {
+        Tables {
             counts: vec![1; symbols].into(),
-            total: symbols as u32,
             below: vec![0; symbols].into(),
             slices: vec![0; if slices > 0 { slices + 1 } else { 0 }].into(),
             slice_bits: SHARE_BITS - slices.max(1).ilog2(),
-            cycle,
-            left: cycle,
-        };
-        model.share();
-        model
+        }
     }
 
     /// Shares by counts.
-    fn share(&mut self) {
-        let scale = (1 << 31) / self.total;
+    fn share(&mut self, total: u32) {
+        let scale = (1 << 31) / total;
         let mut sum = 0;
         for (below, &count) in self.below.iter_mut().zip(&self.counts) {
             *below = ((scale * sum) >> (31 - SHARE_BITS)) as u16;
@@ -87,24 +93,75 @@ impl Model {
         };
         low + self.below[low + 1..=high].partition_point(|&b| u32::from(b) <= share)
     }
+}
+
+impl Model {
+    /// `symbols` equally likely ones, 2 to 2048.
+    pub fn new(symbols: usize) -> Model {
+        let symbols = symbols as u32;
+        let cycle = (symbols + 6) / 2;
+        Model {
+            symbols,
+            early: Vec::new(),
+            tables: None,
+            total: symbols,
+            cycle,
+            left: cycle,
+        }
+    }
+
+    /// Share of all symbols before one; they are equally likely.
+    fn even(&self, symbol: u32) -> u32 {
+        ((1 << 31) / self.symbols * symbol) >> (31 - SHARE_BITS)
+    }
+
+    /// The symbol that holds a share, the share before it and that before the next one, if there is one.
+    fn find(&self, share: u32) -> (usize, u32, Option<u32>) {
+        if let Some(tables) = &self.tables {
+            let symbol = tables.find(share);
+            let below = |symbol: usize| tables.below.get(symbol).map(|&b| u32::from(b));
+            return (symbol, below(symbol).unwrap_or(0), below(symbol + 1));
+        }
+        let mut symbol = ((share * self.symbols) >> SHARE_BITS).min(self.symbols - 1);
+        // Rounding may put the start of the next symbol down to this share.
+        let next = symbol + 1;
+        symbol += u32::from(next < self.symbols && self.even(next) <= share);
+        let next = symbol + 1;
+        let end = (next < self.symbols).then(|| self.even(next));
+        (symbol as usize, self.even(symbol), end)
+    }
 
     /// Counts a symbol that was decoded.
     fn seen(&mut self, symbol: usize) {
-        self.counts[symbol] += 1;
-        self.left -= 1;
-        if self.left > 0 {
-            return;
+        match &mut self.tables {
+            Some(tables) => tables.counts[symbol] += 1,
+            None => self.early.push(symbol as u16),
         }
+        self.left -= 1;
+        if self.left == 0 {
+            self.renew();
+        }
+    }
+
+    /// Makes shares of the counts.
+    fn renew(&mut self) {
+        let tables = self.tables.get_or_insert_with(|| {
+            let mut tables = Tables::new(self.symbols as usize);
+            for symbol in std::mem::take(&mut self.early) {
+                tables.counts[usize::from(symbol)] += 1;
+            }
+            Box::new(tables)
+        });
         self.total += self.cycle;
         if self.total > 1 << SHARE_BITS {
             self.total = 0;
-            for count in &mut self.counts {
+            for count in &mut tables.counts {
                 *count = count.div_ceil(2);
                 self.total += u32::from(*count);
             }
         }
-        self.share();
-        self.cycle = (5 * self.cycle / 4).min((self.counts.len() as u32 + 6) * 8);
+        tables.share(self.total);
+        self.cycle = (5 * self.cycle / 4).min((self.symbols + 6) * 8);
         self.left = self.cycle;
     }
 }
@@ -112,7 +169,7 @@ impl Model {
 /// Models of one kind, made when they are first needed.
 pub(super) struct Models {
     symbols: usize,
-    models: Box<[Option<Model>]>,
+    models: Box<[Option<Box<Model>>]>,
 }
 
 impl Models {
@@ -124,7 +181,7 @@ impl Models {
     }
 
     pub fn get(&mut self, index: usize) -> &mut Model {
-        self.models[index].get_or_insert_with(|| Model::new(self.symbols))
+        self.models[index].get_or_insert_with(|| Box::new(Model::new(self.symbols)))
     }
 }
 
@@ -210,10 +267,10 @@ impl Layer {
     /// The next symbol.
     pub fn symbol(&mut self, model: &mut Model) -> Decoded<usize> {
         let unit = self.length >> SHARE_BITS;
-        let symbol = model.find(self.value / unit);
-        let start = u32::from(model.below[symbol]) * unit;
+        let (symbol, below, next) = model.find(self.value / unit);
+        let start = below * unit;
         // What division cuts off belongs to the last symbol.
-        let end = (model.below.get(symbol + 1)).map_or(self.length, |&b| u32::from(b) * unit);
+        let end = next.map_or(self.length, |next| next * unit);
         self.narrow(start, end - start)?;
         model.seen(symbol);
         Ok(symbol)
