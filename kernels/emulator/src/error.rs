@@ -40,6 +40,9 @@ pub enum Error {
     /// A module image that cannot be executed.
     #[error("{0}: the emulator executes PTX only, compile for compute_XX instead of sm_XX")]
     Image(&'static str),
+    /// Operations of streams, or the host, on the same memory with nothing that orders them.
+    #[error("{0}")]
+    Order(String),
     /// A copy or fill outside an allocation.
     #[error("{0}")]
     Memory(String),

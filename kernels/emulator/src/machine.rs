@@ -2,7 +2,7 @@
 
 use crate::Error;
 use crate::decode::{Kernel, Symbol, Symbols, decode};
-use crate::exec::{Launch, Workers, run};
+use crate::exec::{Launch, Touched, Workers, run};
 use crate::memory::Memory;
 use crate::profile::Profile;
 use crate::ptx::{Space, parse};
@@ -101,6 +101,7 @@ pub struct Machine {
     workers: Workers,
     profile: Profile,
     options: Options,
+    touched: Vec<Touched>,
 }
 
 impl Machine {
@@ -112,6 +113,7 @@ impl Machine {
             workers,
             profile: Profile::default(),
             options,
+            touched: Vec::new(),
         }
     }
 
@@ -143,6 +145,11 @@ impl Machine {
     /// Exact counts of all launches since the last reset.
     pub fn profile(&self) -> &Profile {
         &self.profile
+    }
+
+    /// The allocations that the last launch accessed.
+    pub fn touched(&self) -> &[Touched] {
+        &self.touched
     }
 
     /// Forgets all counts.
@@ -227,6 +234,7 @@ impl Machine {
         let outcome = run(&launch, &mut self.workers)?;
         self.profile
             .add(kernel, grid, block, dynamic_shared, &outcome);
+        self.touched = outcome.touched;
         Ok(())
     }
 }

@@ -103,7 +103,14 @@ api! {
     fn cuCtxGetCurrent(context: *mut usize) { put(context, CURRENT.get()) }
     fn cuCtxGetDevice(device: *mut i32) { put(device, 0) }
     fn cuCtxSetFlags(_flags: u32) { SUCCESS }
-    fn cuCtxSynchronize() { state().failed }
+    fn cuCtxSynchronize() {
+        let mut state = state();
+        if state.is_capturing() {
+            return state.unsafe_call().unwrap_or(CAPTURE_UNSUPPORTED);
+        }
+        let everything = state.order.everything();
+        state.wait(&everything)
+    }
     fn cuCtxGetStreamPriorityRange(least: *mut i32, greatest: *mut i32) {
         put(least, 0);
         put(greatest, 0)
@@ -156,7 +163,17 @@ fn name(code: Code) -> Option<&'static str> {
         MISALIGNED_ADDRESS => "CUDA_ERROR_MISALIGNED_ADDRESS\0",
         LAUNCH_FAILED => "CUDA_ERROR_LAUNCH_FAILED\0",
         NOT_SUPPORTED => "CUDA_ERROR_NOT_SUPPORTED\0",
+        ILLEGAL_STATE => "CUDA_ERROR_ILLEGAL_STATE\0",
+        NOT_READY => "CUDA_ERROR_NOT_READY\0",
+        CAPTURE_UNSUPPORTED => "CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED\0",
         CAPTURE_INVALIDATED => "CUDA_ERROR_STREAM_CAPTURE_INVALIDATED\0",
+        CAPTURE_MERGE => "CUDA_ERROR_STREAM_CAPTURE_MERGE\0",
+        CAPTURE_UNMATCHED => "CUDA_ERROR_STREAM_CAPTURE_UNMATCHED\0",
+        CAPTURE_UNJOINED => "CUDA_ERROR_STREAM_CAPTURE_UNJOINED\0",
+        CAPTURE_ISOLATION => "CUDA_ERROR_STREAM_CAPTURE_ISOLATION\0",
+        CAPTURE_IMPLICIT => "CUDA_ERROR_STREAM_CAPTURE_IMPLICIT\0",
+        CAPTURED_EVENT => "CUDA_ERROR_CAPTURED_EVENT\0",
+        CAPTURE_WRONG_THREAD => "CUDA_ERROR_STREAM_CAPTURE_WRONG_THREAD\0",
         _ => return None,
     })
 }

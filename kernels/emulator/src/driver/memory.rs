@@ -1,33 +1,47 @@
 //! Device memory, pinned host memory, copies and fills.
 
-use super::launch::Operation;
+use super::launch::{Operation, What};
+use super::order::Access;
 use super::*;
-use std::alloc::{Layout, alloc, dealloc};
 use std::ffi::c_void;
 
-fn allocate(address: *mut u64, bytes: usize) -> Code {
-    let mut state = state();
+/// Memory that can be used from now on, or after what a stream has queued so far.
+fn allocate(state: &mut State, address: *mut u64, bytes: usize, stream: Option<usize>) -> Code {
     if state.failed != SUCCESS {
         return state.failed;
     }
     if bytes == 0 {
         return INVALID_VALUE;
     }
-    match state.machine.memory_mut().allocate(bytes as u64, "") {
-        // SAFETY: `address` comes from the caller of an allocation function, who wants the address there.
-        Some(found) => unsafe { put(address, found) },
-        None => {
-            let (used, limit) = state.machine.memory().usage();
-            let what = format!("no room for {bytes} bytes: {used} of {limit} are in use");
-            state.fail(OUT_OF_MEMORY, &Error::Memory(what))
-        }
+    let Some(found) = state.machine.memory_mut().allocate(bytes as u64, "") else {
+        let (used, limit) = state.machine.memory().usage();
+        let what = format!("no room for {bytes} bytes: {used} of {limit} are in use");
+        return state.fail(OUT_OF_MEMORY, &Error::Memory(what));
+    };
+    if let Some(stream) = stream {
+        let Some(turn) = state.order.turn(stream) else {
+            return INVALID_HANDLE;
+        };
+        let memory = state.machine.memory();
+        let number = memory.find(found).expect("it was allocated just now");
+        let fresh = (Access::Write, What::Allocation);
+        let noted = state.order.access(memory, number, fresh.0, &turn, &fresh.1);
+        noted.expect("nobody can have used it before");
     }
+    // SAFETY: `address` comes from the caller of an allocation function, who wants the address there.
+    unsafe { put(address, found) }
 }
 
-fn free(address: u64) -> Code {
-    let mut state = state();
+/// Frees memory, after all that `clock` knows.
+fn free(state: &mut State, address: u64, clock: &Clock) -> Code {
     if address == 0 {
         return SUCCESS;
+    }
+    if let Some(number) = state.machine.memory().find(address) {
+        let memory = state.machine.memory();
+        if let Err(error) = state.order.forget(memory, number, clock) {
+            return state.broken(&error);
+        }
     }
     match state.machine.free(address) {
         Ok(()) => SUCCESS,
@@ -35,16 +49,59 @@ fn free(address: u64) -> Code {
     }
 }
 
+/// A copy in the legacy stream. The host waits for it, but for an upload from pageable memory, which has only been read.
+///
+/// # Safety
+/// As [`State::submit`].
+unsafe fn copy_now(operation: Operation) -> Code {
+    let mut state = state();
+    if let Some(code) = state.unsafe_call() {
+        return code;
+    }
+    let waits = match operation {
+        Operation::Upload(_, from, bytes) => state.pinned.holds(from, bytes),
+        _ => true,
+    };
+    // SAFETY: the caller's promise.
+    let code = unsafe { state.submit(0, operation) };
+    if code == SUCCESS && waits {
+        state.wait_for(0)
+    } else {
+        code
+    }
+}
+
 api! {
-    fn cuMemAlloc_v2(address: *mut u64, bytes: usize) { allocate(address, bytes) }
-    fn cuMemAllocAsync(address: *mut u64, bytes: usize, _stream: usize) { allocate(address, bytes) }
-    fn cuMemFree_v2(address: u64) { free(address) }
-    /// While a stream is captured, memory stays: the graph uses it every time it is launched.
-    fn cuMemFreeAsync(address: u64, stream: usize) {
-        if matches!(state().streams.get(&stream), Some(Some(_))) {
-            return SUCCESS;
+    fn cuMemAlloc_v2(address: *mut u64, bytes: usize) {
+        let mut state = state();
+        match state.unsafe_call() {
+            Some(code) => code,
+            None => allocate(&mut state, address, bytes, None),
         }
-        free(address)
+    }
+    /// Memory of graphs is not implemented.
+    fn cuMemAllocAsync(address: *mut u64, bytes: usize, stream: usize) {
+        let mut state = state();
+        match state.spoil(stream) {
+            Some(_) => NOT_SUPPORTED,
+            None => allocate(&mut state, address, bytes, Some(stream)),
+        }
+    }
+    fn cuMemFree_v2(address: u64) {
+        let mut state = state();
+        if let Some(code) = state.unsafe_call() {
+            return code;
+        }
+        let known = state.order.host.clone();
+        free(&mut state, address, &known)
+    }
+    fn cuMemFreeAsync(address: u64, stream: usize) {
+        let mut state = state();
+        if state.spoil(stream).is_some() {
+            return NOT_SUPPORTED;
+        }
+        let Some(turn) = state.order.turn(stream) else { return INVALID_HANDLE };
+        free(&mut state, address, &turn.clock)
     }
     fn cuMemGetInfo_v2(unused: *mut usize, total: *mut usize) {
         let (used, limit) = state().machine.memory().usage();
@@ -52,31 +109,37 @@ api! {
         put(total, limit as usize)
     }
     fn cuMemHostAlloc(pointer: *mut *mut c_void, bytes: usize, _flags: u32) {
-        let Ok(layout) = Layout::from_size_align(bytes.max(1), 4096) else { return INVALID_VALUE };
-        let memory = alloc(layout);
-        if memory.is_null() {
-            return OUT_OF_MEMORY;
+        let mut state = state();
+        if let Some(code) = state.unsafe_call() {
+            return code;
         }
-        state().pinned.insert(memory as usize, layout);
-        put(pointer, memory.cast())
+        match state.pinned.allocate(bytes) {
+            Some(memory) => put(pointer, memory as *mut c_void),
+            None => OUT_OF_MEMORY,
+        }
     }
     fn cuMemAllocHost_v2(pointer: *mut *mut c_void, bytes: usize) { cuMemHostAlloc(pointer, bytes, 0) }
     fn cuMemFreeHost(pointer: *mut c_void) {
-        match state().pinned.remove(&(pointer as usize)) {
-            Some(layout) => {
-                dealloc(pointer.cast(), layout);
-                SUCCESS
-            }
+        let mut state = state();
+        if let Some(code) = state.unsafe_call() {
+            return code;
+        }
+        match state.pinned.free(pointer as usize) {
+            Some(Ok(())) => SUCCESS,
+            Some(Err(error)) => state.broken(&error),
             None => INVALID_VALUE,
         }
     }
-    fn cuMemcpyHtoD_v2(to: u64, from: usize, bytes: usize) { state().submit(0, Operation::Upload(to, from, bytes)) }
+    fn cuMemcpyHtoD_v2(to: u64, from: usize, bytes: usize) { copy_now(Operation::Upload(to, from, bytes)) }
     fn cuMemcpyHtoDAsync_v2(to: u64, from: usize, bytes: usize, stream: usize) {
         state().submit(stream, Operation::Upload(to, from, bytes))
     }
-    fn cuMemcpyDtoH_v2(to: usize, from: u64, bytes: usize) { state().submit(0, Operation::Download(to, from, bytes)) }
+    fn cuMemcpyDtoH_v2(to: usize, from: u64, bytes: usize) { copy_now(Operation::Download(to, from, bytes)) }
     fn cuMemcpyDtoHAsync_v2(to: usize, from: u64, bytes: usize, stream: usize) {
-        state().submit(stream, Operation::Download(to, from, bytes))
+        let mut state = state();
+        let waits = !state.pinned.holds(to, bytes);
+        let code = state.submit(stream, Operation::Download(to, from, bytes));
+        if code == SUCCESS && waits { state.wait_for(stream) } else { code }
     }
     fn cuMemcpyDtoD_v2(to: u64, from: u64, bytes: usize) { state().submit(0, Operation::Copy(to, from, bytes)) }
     fn cuMemcpyDtoDAsync_v2(to: u64, from: u64, bytes: usize, stream: usize) {

@@ -1,9 +1,19 @@
 //! The CUDA driver's functions, as far as `cudarc` 0.19 calls them, over one [`Machine`].
 //!
-//! Every function returns when its work is done: streams are in order and never overlap, so what a program forgets to
-//! order between streams is not noticed. A launch that breaks a rule returns an error, prints what was broken to
-//! stderr, and, as on a GPU, leaves the context failed: every later call returns the same error until
-//! `cairnEmulatorReset`.
+//! Device work is done when the function that queues it returns, in the order of the calls. That is one of the orders that
+//! a GPU could choose; what a program forgets to order between streams is found all the same, since it is not the time
+//! that decides but what is known to be done (`order`). Towards the host, copies are as late as they may be
+//! (`host`). A launch that breaks a rule returns an error, prints what was broken to stderr, and, as on a GPU, leaves the
+//! context failed: every later call returns the same error until `cairnEmulatorReset`.
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | `device`, `module` | the device and its limits, loaded code |
+//! | `memory`, `host` | device memory, pinned memory, copies |
+//! | `launch` | what a stream does |
+//! | `stream`, `order` | streams, events, and what is ordered before what |
+//! | `capture`, `graph` | captures and graphs |
+//! | `report` | the functions below |
 //!
 //! Beside the driver's functions the library exports (all `extern "C"`, texts in UTF-8):
 //!
@@ -19,16 +29,24 @@
 //! The environment: `CAIRN_EMULATOR_CC` (compute capability, default 80), and those of
 //! [`Options::from_environment`].
 
+mod capture;
 mod device;
+mod graph;
+mod host;
 mod launch;
 mod memory;
 mod module;
+mod order;
 mod report;
 mod stream;
 
 use crate::decode::Kernel;
 use crate::{Error, Machine, Module, Options};
+use capture::Capture;
+use graph::{Executable, Graph};
+use host::Pinned;
 use launch::Operation;
+use order::{Clock, Order};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::Instant;
@@ -44,12 +62,22 @@ const NO_BINARY_FOR_GPU: Code = 209;
 const INVALID_PTX: Code = 218;
 const FILE_NOT_FOUND: Code = 301;
 const INVALID_HANDLE: Code = 400;
+const ILLEGAL_STATE: Code = 401;
 const NOT_FOUND: Code = 500;
+const NOT_READY: Code = 600;
 const ILLEGAL_ADDRESS: Code = 700;
 const MISALIGNED_ADDRESS: Code = 716;
 const LAUNCH_FAILED: Code = 719;
 const NOT_SUPPORTED: Code = 801;
+const CAPTURE_UNSUPPORTED: Code = 900;
 const CAPTURE_INVALIDATED: Code = 901;
+const CAPTURE_MERGE: Code = 902;
+const CAPTURE_UNMATCHED: Code = 903;
+const CAPTURE_UNJOINED: Code = 904;
+const CAPTURE_ISOLATION: Code = 905;
+const CAPTURE_IMPLICIT: Code = 906;
+const CAPTURED_EVENT: Code = 907;
+const CAPTURE_WRONG_THREAD: Code = 908;
 
 /// A kernel behind a `CUfunction`.
 #[derive(Clone)]
@@ -59,12 +87,15 @@ struct Function {
     dynamic_limit: usize,
 }
 
-/// An event: when it was recorded, and in which capture.
-#[derive(Clone, Copy, Default)]
+/// An event: when it was recorded and after what; in a capture, after which of its nodes.
+#[derive(Clone, Default)]
 struct Event {
     recorded: Option<Instant>,
-    capture: Option<usize>,
+    clock: Clock,
+    capture: Option<(usize, Vec<usize>)>,
     without_time: bool,
+    /// Whether somebody has asked for it since it was recorded.
+    is_asked: bool,
 }
 
 /// Everything behind the driver's handles, which are numbers.
@@ -74,11 +105,12 @@ struct State {
     functions: HashMap<usize, Function>,
     /// Per module and name, so that a function asked for twice is one.
     named: HashMap<(usize, String), usize>,
-    streams: HashMap<usize, Option<usize>>,
+    order: Order,
     events: HashMap<usize, Event>,
-    /// Operations of captures under way, of graphs and of executable graphs.
-    recordings: HashMap<usize, Vec<Operation>>,
-    pinned: HashMap<usize, std::alloc::Layout>,
+    captures: HashMap<usize, Capture>,
+    graphs: HashMap<usize, Graph>,
+    executables: HashMap<usize, Executable>,
+    pinned: Pinned,
     next: usize,
     /// The error that has made the context fail.
     failed: Code,
@@ -101,10 +133,12 @@ impl State {
             modules: HashMap::new(),
             functions: HashMap::new(),
             named: HashMap::new(),
-            streams: HashMap::from([(0, None)]),
+            order: Order::new(),
             events: HashMap::new(),
-            recordings: HashMap::new(),
-            pinned: HashMap::new(),
+            captures: HashMap::new(),
+            graphs: HashMap::new(),
+            executables: HashMap::new(),
+            pinned: Pinned::default(),
             next: 0x1000,
             failed: SUCCESS,
             last_error: String::new(),

@@ -43,6 +43,19 @@ pub struct Outcome {
     pub read: u64,
     /// Bytes of those written.
     pub written: u64,
+    /// Allocations accessed.
+    pub touched: Vec<Touched>,
+}
+
+/// How a launch accessed an allocation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Touched {
+    /// Number of the allocation.
+    pub allocation: usize,
+    /// Whether anything of it was read.
+    pub is_read: bool,
+    /// Whether anything of it was written.
+    pub is_written: bool,
 }
 
 /// Race records of one worker thread, kept from launch to launch.
@@ -268,11 +281,12 @@ fn finish(launch: &Launch, mut workers: Vec<Worker>) -> Result<Outcome, Error> {
     if !violations.is_empty() {
         return Err(Error::Violations(violations));
     }
-    let [read, written] = touched(&workers);
+    let (touched, [read, written]) = touched(&workers);
     let mut outcome = Outcome {
         counts: vec![Count::default(); launch.kernel.code.len()],
         read,
         written,
+        touched,
     };
     for worker in &workers {
         outcome
@@ -284,15 +298,16 @@ fn finish(launch: &Launch, mut workers: Vec<Worker>) -> Result<Outcome, Error> {
     Ok(outcome)
 }
 
-/// Bytes of the distinct sectors that a launch read and wrote: those that any worker did, each once.
-fn touched(workers: &[Worker]) -> [u64; 2] {
+/// The allocations that a launch accessed, and the bytes of the distinct sectors that it read and wrote: those that any
+/// worker did, each once.
+fn touched(workers: &[Worker]) -> (Vec<Touched>, [u64; 2]) {
     let all = workers.iter().flat_map(|worker| &worker.state.touched);
     let allocations: BTreeSet<usize> = all.copied().collect();
-    let mut sum = [0; 2];
-    for number in allocations {
+    let (mut all, mut sum) = (Vec::new(), [0; 2]);
+    for allocation in allocations {
         let mut sectors = HashMap::new();
         for worker in workers {
-            if let Some(Some(shadow)) = worker.state.shadows.get(number) {
+            if let Some(Some(shadow)) = worker.state.shadows.get(allocation) {
                 shadow.add_sectors(worker.first_run, &mut sectors);
             }
         }
@@ -300,8 +315,13 @@ fn touched(workers: &[Worker]) -> [u64; 2] {
             sum[0] += 32 * u64::from(of.read.count_ones());
             sum[1] += 32 * u64::from(of.written.count_ones());
         }
+        all.push(Touched {
+            allocation,
+            is_read: sectors.values().any(|of| of.read != 0),
+            is_written: sectors.values().any(|of| of.written != 0),
+        });
     }
-    sum
+    (all, sum)
 }
 
 /// Finds races between blocks of two workers.

@@ -35,7 +35,7 @@ mod traffic;
 mod turn;
 mod warp;
 
-pub use launch::{Launch, Outcome, Workers, run};
+pub use launch::{Launch, Outcome, Touched, Workers, run};
 pub use traffic::Count;
 
 /// Generic addresses from here are shared memory.

@@ -2,6 +2,8 @@
 
 #![allow(dead_code)] // every test file uses its own part
 
+pub mod calls;
+
 use cairn_emulator::{Error, Machine, Module, Options, Violation, ViolationKind};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
