@@ -123,7 +123,7 @@ fn try_learn(learner: &mut Learner, batch: Batch, step: u64) -> cairn::Result<Ou
         loss: LossConfig::default(),
         clip: Some(5.0),
     };
-    recipe.step(learner, Prepared { batch, geometry }, at)
+    recipe.step(learner, Prepared::new(Device::Cpu, batch, geometry)?, at)
 }
 
 /// A network whose weights and statistics have left their first values.

@@ -177,6 +177,11 @@ impl Global {
             (Device::Cpu, _) => format!("device: cpu, {host}"),
             (device, _) => format!("device: {device}; {host}"),
         });
+        if let Device::Cuda(gpu) = self.device
+            && let Some(note) = gpu.open().ok().and_then(|cuda| cuda.note())
+        {
+            self.note(note);
+        }
     }
 }
 

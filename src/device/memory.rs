@@ -4,7 +4,8 @@
 //! only once somebody asks for it: whoever reads or writes the host side gets what the GPU wrote last and the other way
 //! round, and copies happen only where both sides are used.
 
-use super::{Device, Pointer, cuda::Cuda};
+use super::cuda::{Block, Cuda};
+use super::{Device, Pointer};
 use crate::{Error, Result};
 use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::ptr::NonNull;
@@ -60,8 +61,7 @@ impl Drop for HostBlock {
 /// GPU memory and its mirror on the host.
 #[derive(Debug)]
 struct Mirrored {
-    cuda: &'static Cuda,
-    base: Pointer,
+    block: Mutex<Block>,
     mirror: OnceLock<HostBlock>,
     newest: Mutex<Newest>,
 }
@@ -74,22 +74,19 @@ enum Newest {
     Cuda,
 }
 
-impl Drop for Mirrored {
-    fn drop(&mut self) {
-        self.cuda.free(self.base);
-    }
-}
-
 impl Mirrored {
     fn new(cuda: &'static Cuda, words: usize) -> Result<Mirrored> {
-        let mirrored = Mirrored {
-            cuda,
-            base: cuda.allocate(4 * words)?,
+        let mut block = Block::new(cuda, 4 * words)?;
+        block.zero(words)?;
+        Ok(Mirrored {
+            block: Mutex::new(block),
             mirror: OnceLock::new(),
             newest: Mutex::new(Newest::Cuda),
-        };
-        cuda.zero(mirrored.base, words)?;
-        Ok(mirrored)
+        })
+    }
+
+    fn block(&self) -> std::sync::MutexGuard<'_, Block> {
+        self.block.lock().unwrap_or_else(|e| e.into_inner())
     }
 
     /// The mirror with what was written last.
@@ -107,7 +104,7 @@ impl Mirrored {
             // the lock keeps others from handing one out.
             let bytes =
                 unsafe { std::slice::from_raw_parts_mut(block.base.as_ptr().cast(), 4 * words) };
-            self.cuda.download(self.base, bytes)?;
+            self.block().download(0, bytes)?;
             *newest = Newest::Both;
         }
         Ok(block)
@@ -120,10 +117,10 @@ impl Mirrored {
             // SAFETY: the block is allocated and initialised, and writers need an exclusive borrow.
             let bytes =
                 unsafe { std::slice::from_raw_parts(block.base.as_ptr().cast(), 4 * words) };
-            self.cuda.upload(bytes, self.base)?;
+            self.block().upload(bytes)?;
             *newest = Newest::Both;
         }
-        Ok(self.base)
+        Ok(self.block().at())
     }
 
     fn wrote(&mut self, side: Newest) {
@@ -178,7 +175,7 @@ impl Memory {
         match &mut self.place {
             Place::Host(_) => self.host_mut().fill(0.0),
             Place::Cuda(mirrored) => {
-                mirrored.cuda.zero(mirrored.base, self.words)?;
+                mirrored.block().zero(self.words)?;
                 mirrored.wrote(Newest::Cuda);
             }
         }
@@ -218,6 +215,7 @@ impl Memory {
     pub fn address_mut(&mut self) -> Result<usize> {
         let address = self.address()?;
         if let Place::Cuda(mirrored) = &mut self.place {
+            mirrored.block().at_mut();
             mirrored.wrote(Newest::Cuda);
         }
         Ok(address)

@@ -31,6 +31,32 @@ pub enum Device {
     Cuda(Gpu),
 }
 
+impl Device {
+    /// Lets this thread prepare what others will compute with, as long as the result lives: on a GPU in a stream of its
+    /// own. The processor needs nothing for that.
+    ///
+    /// # Errors
+    /// Faults of the GPU.
+    pub fn ahead(self) -> Result<Option<cuda::Ahead>> {
+        match self {
+            Device::Cpu => Ok(None),
+            Device::Cuda(gpu) => cuda::Ahead::begin(gpu).map(Some),
+        }
+    }
+
+    /// Marks the end of what this thread has prepared; whoever takes it over waits for the mark before. None where nothing
+    /// needs to be waited for.
+    ///
+    /// # Errors
+    /// Faults of the GPU.
+    pub fn mark(self) -> Result<Option<cuda::Mark>> {
+        match self {
+            Device::Cpu => Ok(None),
+            Device::Cuda(gpu) => cuda::Mark::set(gpu),
+        }
+    }
+}
+
 impl fmt::Display for Device {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

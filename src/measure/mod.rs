@@ -211,18 +211,16 @@ impl Job for Training {
             clip: None,
         };
         let batch = self.batch.clone();
-        let geometry = self.learner.network.geometry(
-            self.learner.params.device(),
-            &batch.coord,
-            &batch.offsets,
-        )?;
+        let device = self.learner.params.device();
+        let network = &self.learner.network;
+        let geometry = network.geometry(device, &batch.coord, &batch.offsets)?;
         let at = At {
             step: self.step,
             random: Random::new(0, self.step),
             rate: optimizer().base(),
         };
         self.step += 1;
-        let prepared = Prepared { batch, geometry };
+        let prepared = Prepared::new(device, batch, geometry)?;
         recipe.step(&mut self.learner, prepared, at).map(|_| ())
     }
 

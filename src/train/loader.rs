@@ -12,8 +12,9 @@ use crate::cloud::crop::sphere_crop;
 use crate::cloud::features::{self, Sample};
 use crate::cloud::voxel::Voxels;
 use crate::dataset::Dataset;
-use crate::device::Device;
+use crate::device::cuda::Mark;
 use crate::device::random::{Random, Sequence};
+use crate::device::{Array, Device};
 use crate::models::{Geometry, Network};
 
 /// Stream of the epochs' orders, beside the streams of the steps.
@@ -24,13 +25,44 @@ const CENTRE: u64 = PICK + 1;
 /// Fork of a step's stream, beyond the number of any cloud of a batch.
 const MIX: u64 = PICK + 2;
 
-/// A batch with the index lists that the network needs for it.
+/// What a network learns from in one step, brought to its device.
 #[derive(Debug)]
 pub struct Prepared {
-    /// The clouds.
-    pub batch: Batch,
-    /// Made by the network that is trained.
+    /// Number of points N.
+    pub points: usize,
+    /// [N, C] features.
+    pub feat: Array<f32>,
+    /// C.
+    pub channels: usize,
+    /// \[N\] classes, or [`crate::cloud::batch::IGNORED`].
+    pub target: Array<i32>,
+    /// Index lists, made by the network that is trained.
     pub geometry: Geometry,
+    /// What to wait for before anything of it is used.
+    pub ready: Option<Mark>,
+}
+
+impl Prepared {
+    /// A batch and its index lists on `device`.
+    ///
+    /// # Errors
+    /// Faults of a GPU.
+    pub fn new(device: Device, batch: Batch, geometry: Geometry) -> Result<Prepared> {
+        let points = batch.len();
+        let (feat, target) = (Array::from(batch.feat), Array::from(batch.target));
+        if let Device::Cuda(gpu) = device {
+            feat.on(gpu)?;
+            target.on(gpu)?;
+        }
+        Ok(Prepared {
+            points,
+            feat,
+            channels: batch.channels,
+            target,
+            geometry,
+            ready: device.mark()?,
+        })
+    }
 }
 
 /// The random stream of step `step` of a run with seed `seed`.
@@ -51,7 +83,7 @@ pub fn prepare(
 ) -> Result<Prepared> {
     let batch = batch(config, data, step)?;
     let geometry = network.geometry(device, &batch.coord, &batch.offsets)?;
-    Ok(Prepared { batch, geometry })
+    Prepared::new(device, batch, geometry)
 }
 
 /// The batch of step `step`.

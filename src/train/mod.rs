@@ -145,6 +145,14 @@ impl Session<'_> {
         let (network, first) = (run.learner.network.clone(), run.progress.steps);
         std::thread::scope(|scope| {
             scope.spawn(move || {
+                // Held to the end: batches are prepared beside the steps, not between them.
+                let _ahead = match self.device.ahead() {
+                    Ok(ahead) => ahead,
+                    Err(error) => {
+                        let _ = sender.send(Err(error));
+                        return;
+                    }
+                };
                 for step in first..total {
                     let prepared =
                         loader::prepare(self.config, self.train, &*network, self.device, step);
@@ -237,7 +245,7 @@ impl<'a> Run<'a> {
                 random: loader::stream(config.train.seed, step),
                 rate: config.schedule.at(step, total, config.optimizer.base()),
             };
-            let points = prepared.batch.len();
+            let points = prepared.points;
             let outcome = self.recipe.step(&mut self.learner, prepared, at)?;
             self.progress.steps += 1;
             let seconds = clock.elapsed().as_secs_f64();

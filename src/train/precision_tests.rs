@@ -58,9 +58,8 @@ fn learn(learner: &mut Learner, step: u64) -> Outcome {
             momentum: 0.9,
         },
     };
-    recipe
-        .step(learner, Prepared { batch, geometry }, at)
-        .unwrap()
+    let prepared = Prepared::new(device, batch, geometry).unwrap();
+    recipe.step(learner, prepared, at).unwrap()
 }
 
 /// Everything that a step may change, as bits.

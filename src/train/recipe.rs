@@ -147,11 +147,20 @@ impl Supervised {
 
 impl Recipe for Supervised {
     fn step(&self, learner: &mut Learner, prepared: Prepared, at: At) -> Result<Outcome> {
-        let Prepared { batch, geometry } = prepared;
-        let shape = Shape::new(batch.len(), batch.channels);
-        let target = Array::from(batch.target);
+        if let Some(mark) = &prepared.ready {
+            mark.wait()?;
+        }
+        let Prepared {
+            points,
+            channels,
+            feat,
+            target,
+            geometry,
+            ..
+        } = prepared;
+        let shape = Shape::new(points, channels);
         let mut graph = Graph::new(&learner.params, Mode::Training, at.random);
-        let feat = graph.input(Array::from(batch.feat), shape)?;
+        let feat = graph.input(feat, shape)?;
         let logits = learner.network.record(&mut graph, &geometry, feat.into())?;
         let loss = self.record(&mut graph, logits, target.clone())?;
         graph.keep(logits);

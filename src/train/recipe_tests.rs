@@ -37,8 +37,22 @@ fn rules() -> [OptimizerConfig; 2] {
     ]
 }
 
+/// Where batches are prepared.
+#[derive(Clone, Copy, PartialEq)]
+enum Prepare {
+    /// Between the steps.
+    Here,
+    /// By another thread, as early as it can.
+    Ahead,
+}
+
 /// Two steps on one room; the outcomes, the values and the averages.
-fn learn(network: &Value, rule: &OptimizerConfig, device: Device) -> (Vec<Outcome>, [Vec<f32>; 2]) {
+fn learn(
+    network: &Value,
+    rule: &OptimizerConfig,
+    device: Device,
+    how: Prepare,
+) -> (Vec<Outcome>, [Vec<f32>; 2]) {
     let model = Model::new(network, device, 7).unwrap();
     let mut learner = Learner::new(model, rule, &[], Some(0.9), device).unwrap();
     let recipe = Supervised {
@@ -48,23 +62,31 @@ fn learn(network: &Value, rule: &OptimizerConfig, device: Device) -> (Vec<Outcom
         },
         clip: Some(0.1),
     };
-    let steps = (0..2).map(|step| {
+    let network = learner.network.clone();
+    let prepare = |_| {
         let batch = scene(180, CHANNELS, CLASSES).unwrap();
-        let geometry = learner
-            .network
-            .geometry(device, &batch.coord, &batch.offsets);
-        let prepared = Prepared {
-            geometry: geometry.unwrap(),
-            batch,
-        };
+        let geometry = network.geometry(device, &batch.coord, &batch.offsets);
+        Prepared::new(device, batch, geometry.unwrap()).unwrap()
+    };
+    let step = |(step, prepared)| {
         let at = At {
             step,
             random: Random::new(3, step),
             rate: rule.base(),
         };
         recipe.step(&mut learner, prepared, at).unwrap()
+    };
+    let outcomes: Vec<Outcome> = std::thread::scope(|scope| match how {
+        Prepare::Here => (0..2).zip((0..2).map(prepare)).map(step).collect(),
+        Prepare::Ahead => {
+            let (sender, batches) = std::sync::mpsc::sync_channel(2);
+            scope.spawn(move || {
+                let _ahead = device.ahead().unwrap();
+                (0..2).for_each(|n| sender.send(prepare(n)).unwrap());
+            });
+            (0..2).zip(batches).map(step).collect()
+        }
     });
-    let outcomes = steps.collect();
     if let Device::Cuda(_) = device {
         assert!(
             !learner.gradients.memory().has_mirror(),
@@ -91,9 +113,9 @@ fn steps_give_every_device_the_parameters_of_the_cpu() {
         let start = Model::new(&network, Device::Cpu, 7).unwrap();
         let start = start.params.values();
         for rule in rules() {
-            let (expected, lists) = learn(&network, &rule, Device::Cpu);
+            let (expected, lists) = learn(&network, &rule, Device::Cpu, Prepare::Here);
             for device in devices().into_iter().filter(|d| *d != Device::Cpu) {
-                let (found, moved) = learn(&network, &rule, device);
+                let (found, moved) = learn(&network, &rule, device, Prepare::Here);
                 for (found, expected) in found.iter().zip(&expected) {
                     assert!(
                         (found.loss / expected.loss - 1.0).abs() < 1e-5,
@@ -111,8 +133,8 @@ fn steps_give_every_device_the_parameters_of_the_cpu() {
                     assert!(share < TOLERANCE, "{share} of the move, {rule:?} {network}");
                 }
                 if let OptimizerConfig::AdamW { .. } = rule {
-                    let again = learn(&network, &rule, device).1;
-                    assert_eq!(again, moved, "the same bits again");
+                    let again = learn(&network, &rule, device, Prepare::Ahead);
+                    assert_eq!(again, (found, moved), "the same bits beside the steps");
                 }
             }
         }

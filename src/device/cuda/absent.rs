@@ -71,6 +71,11 @@ impl Cuda {
     }
 
     /// Cannot be called.
+    pub fn note(&self) -> Option<&'static str> {
+        match *self {}
+    }
+
+    /// Cannot be called.
     pub fn capability(&self) -> u32 {
         match *self {}
     }
@@ -85,18 +90,6 @@ impl Cuda {
         match *self {}
     }
 
-    pub(crate) fn allocate(&self, _: usize) -> Result<Pointer> {
-        match *self {}
-    }
-
-    pub(crate) fn free(&self, _: Pointer) {
-        match *self {}
-    }
-
-    pub(crate) fn upload(&self, _: &[u8], _: Pointer) -> Result<()> {
-        match *self {}
-    }
-
     pub(crate) fn download(&self, _: Pointer, _: &mut [u8]) -> Result<()> {
         match *self {}
     }
@@ -107,6 +100,73 @@ impl Cuda {
 
     /// Cannot be called.
     pub fn synchronize(&self) -> Result<()> {
+        match *self {}
+    }
+}
+
+/// Memory that cannot exist in this build.
+#[derive(Debug)]
+pub(crate) enum Block {}
+
+impl Block {
+    pub fn new(cuda: &'static Cuda, _: usize) -> Result<Block> {
+        match *cuda {}
+    }
+
+    pub fn copied(cuda: &'static Cuda, _: &[u8]) -> Result<Block> {
+        match *cuda {}
+    }
+
+    pub fn at(&self) -> Pointer {
+        match *self {}
+    }
+
+    pub fn at_mut(&mut self) -> Pointer {
+        match *self {}
+    }
+
+    pub fn upload(&mut self, _: &[u8]) -> Result<()> {
+        match *self {}
+    }
+
+    pub fn download(&self, _: usize, _: &mut [u8]) -> Result<()> {
+        match *self {}
+    }
+
+    pub fn zero(&mut self, _: usize) -> Result<()> {
+        match *self {}
+    }
+}
+
+/// A thread that works ahead on a GPU that cannot exist in this build.
+#[derive(Debug)]
+pub enum Ahead {}
+
+impl Ahead {
+    /// Says that this build has no CUDA.
+    ///
+    /// # Errors
+    /// Always.
+    pub fn begin(gpu: Gpu) -> Result<Ahead> {
+        Err(absent(gpu))
+    }
+}
+
+/// The end of work that cannot be done in this build.
+#[derive(Debug)]
+pub enum Mark {}
+
+impl Mark {
+    /// Says that this build has no CUDA.
+    ///
+    /// # Errors
+    /// Always.
+    pub fn set(gpu: Gpu) -> Result<Option<Mark>> {
+        Err(absent(gpu))
+    }
+
+    /// Cannot be called.
+    pub fn wait(&self) -> Result<()> {
         match *self {}
     }
 }

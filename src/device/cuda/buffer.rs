@@ -1,6 +1,6 @@
 //! Owned memory of a GPU without a side on the host: what kernels hand to kernels.
 
-use super::{Cuda, Gpu, Pointer};
+use super::{Block, Gpu, Pointer};
 use crate::Result;
 use bytemuck::{NoUninit, Pod};
 
@@ -8,16 +8,9 @@ use bytemuck::{NoUninit, Pod};
 #[derive(Debug)]
 pub struct Buffer {
     gpu: Gpu,
-    cuda: &'static Cuda,
-    base: Pointer,
+    block: Block,
     /// Size.
     bytes: usize,
-}
-
-impl Drop for Buffer {
-    fn drop(&mut self) {
-        self.cuda.free(self.base);
-    }
 }
 
 impl Buffer {
@@ -26,15 +19,9 @@ impl Buffer {
     /// # Errors
     /// Too little memory, or a fault of the GPU.
     pub fn new<T>(gpu: Gpu, count: usize) -> Result<Buffer> {
-        let cuda = gpu.open()?;
         let bytes = count.saturating_mul(size_of::<T>());
-        let base = cuda.allocate(bytes)?;
-        Ok(Buffer {
-            gpu,
-            cuda,
-            base,
-            bytes,
-        })
+        let block = Block::new(gpu.open()?, bytes)?;
+        Ok(Buffer { gpu, block, bytes })
     }
 
     /// Memory for `count` 32-bit words, all zero.
@@ -42,8 +29,8 @@ impl Buffer {
     /// # Errors
     /// As [`Buffer::new`].
     pub fn zeroed(gpu: Gpu, count: usize) -> Result<Buffer> {
-        let buffer = Buffer::new::<u32>(gpu, count)?;
-        buffer.cuda.zero(buffer.base, count)?;
+        let mut buffer = Buffer::new::<u32>(gpu, count)?;
+        buffer.block.zero(count)?;
         Ok(buffer)
     }
 
@@ -52,11 +39,9 @@ impl Buffer {
     /// # Errors
     /// As [`Buffer::new`].
     pub fn copied<T: NoUninit>(gpu: Gpu, values: &[T]) -> Result<Buffer> {
-        let buffer = Buffer::new::<T>(gpu, values.len())?;
-        buffer
-            .cuda
-            .upload(bytemuck::cast_slice(values), buffer.base)?;
-        Ok(buffer)
+        let values: &[u8] = bytemuck::cast_slice(values);
+        let (block, bytes) = (Block::copied(gpu.open()?, values)?, values.len());
+        Ok(Buffer { gpu, block, bytes })
     }
 
     /// The first `count` values, once everything that is queued is done.
@@ -69,8 +54,8 @@ impl Buffer {
     pub fn read<T: Pod>(&self, count: usize) -> Result<Vec<T>> {
         assert!(count.saturating_mul(size_of::<T>()) <= self.bytes);
         let mut values = vec![T::zeroed(); count];
-        self.cuda
-            .download(self.base, bytemuck::cast_slice_mut(&mut values))?;
+        self.block
+            .download(0, bytemuck::cast_slice_mut(&mut values))?;
         Ok(values)
     }
 
@@ -84,8 +69,8 @@ impl Buffer {
     pub fn read_word(&self, at: usize) -> Result<u32> {
         assert!(at < self.bytes / 4);
         let mut word = [0u32];
-        self.cuda
-            .download(self.base.offset(at), bytemuck::cast_slice_mut(&mut word))?;
+        self.block
+            .download(4 * at, bytemuck::cast_slice_mut(&mut word))?;
         Ok(word[0])
     }
 
@@ -94,8 +79,8 @@ impl Buffer {
         self.gpu
     }
 
-    /// Its address.
+    /// Its address, for what this thread queues from now on.
     pub fn at(&self) -> Pointer {
-        self.base
+        self.block.at()
     }
 }

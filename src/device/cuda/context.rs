@@ -1,9 +1,11 @@
 //! An open GPU.
 
 use super::compile::{self, Target};
+use super::lane;
+use super::staging::{Readback, Staging};
 use super::{
-    Arg, Card, Code, Gpu, Grid, Inventory, Kernels, Nvrtc, OLDEST_CAPABILITY, Pointer, Resources,
-    library, signature,
+    Arg, Card, Code, Gpu, Grid, Inventory, Kernels, Nvrtc, OLDEST_CAPABILITY, Resources, library,
+    signature,
 };
 use crate::Result;
 use crate::device::Precision;
@@ -19,17 +21,28 @@ const ARGUMENTS: usize = 32;
 /// What compiled code is kept by.
 type Key = (*const Kernels, Precision);
 
-/// An open GPU: one context, one stream.
+/// An open GPU: one context, the main stream, and a stream for uploads.
 #[derive(Debug)]
 pub struct Cuda {
     gpu: Gpu,
     context: Arc<CudaContext>,
-    stream: sys::CUstream,
+    main: sys::CUstream,
+    copies: sys::CUstream,
+    staging: Mutex<Staging>,
+    readback: Mutex<Readback>,
+    between: Mutex<Event>,
     target: Target,
     capability: u32,
     functions: Mutex<HashMap<(Key, String), sys::CUfunction>>,
     modules: Mutex<HashMap<Key, (Code, sys::CUmodule)>>,
 }
+
+/// An event that orders streams.
+#[derive(Debug)]
+pub(super) struct Event(pub sys::CUevent);
+
+// SAFETY: an event may be used from any thread once its context is current.
+unsafe impl Send for Event {}
 
 // SAFETY: the handles are the driver's, which may be used from any thread once the context is current there; every
 // method makes it so first. The pointers to `Kernels` are keys and never followed.
@@ -205,11 +218,16 @@ impl Cuda {
             }
         };
         context.bind_to_thread().map_err(|e| e.to_string())?;
-        let stream = result::stream::create(StreamKind::NonBlocking).map_err(|e| e.to_string())?;
+        let text = |e: DriverError| e.to_string();
+        let stream = || result::stream::create(StreamKind::NonBlocking).map_err(text);
         Ok(Cuda {
             gpu,
             context,
-            stream,
+            main: stream()?,
+            copies: stream()?,
+            staging: Mutex::new(Staging::new().map_err(text)?),
+            readback: Mutex::default(),
+            between: Mutex::new(Event(lane::event().map_err(text)?)),
             target,
             capability,
             functions: Mutex::default(),
@@ -222,11 +240,65 @@ impl Cuda {
         self.capability
     }
 
-    fn failed(&self, doing: &str, error: DriverError) -> crate::Error {
+    /// What may slow copies down, as half a sentence.
+    pub fn note(&self) -> Option<&'static str> {
+        let staging = self.staging.lock().unwrap_or_else(|e| e.into_inner());
+        let note = "the driver gives no pinned memory, so copies make the processor wait";
+        (!staging.is_pinned()).then_some(note)
+    }
+
+    pub(super) fn gpu(&self) -> Gpu {
+        self.gpu
+    }
+
+    /// The stream that this thread works in: its lane's, or the main one.
+    pub(super) fn stream(&self) -> sys::CUstream {
+        lane::current(self).map_or(self.main, |lane| lane.stream)
+    }
+
+    pub(super) fn main(&self) -> sys::CUstream {
+        self.main
+    }
+
+    /// The stream of uploads.
+    pub(super) fn copies(&self) -> sys::CUstream {
+        self.copies
+    }
+
+    pub(super) fn staging(&self) -> &Mutex<Staging> {
+        &self.staging
+    }
+
+    /// Where readbacks of the main stream arrive.
+    pub(super) fn readback(&self) -> &Mutex<Readback> {
+        &self.readback
+    }
+
+    /// The event that orders streams.
+    pub(super) fn between(&self) -> &Mutex<Event> {
+        &self.between
+    }
+
+    pub(super) fn has_async_alloc(&self) -> bool {
+        self.context.has_async_alloc()
+    }
+
+    /// Makes `stream` wait for `event`.
+    pub(super) fn wait_event(
+        &self,
+        stream: sys::CUstream,
+        event: sys::CUevent,
+    ) -> Result<(), DriverError> {
+        let flags = sys::CUevent_wait_flags::CU_EVENT_WAIT_DEFAULT;
+        // SAFETY: streams and events are alive while they can be named.
+        unsafe { result::stream::wait_event(stream, event, flags) }
+    }
+
+    pub(super) fn failed(&self, doing: &str, error: DriverError) -> crate::Error {
         self.gpu.error(format!("{doing}: {error}"))
     }
 
-    fn bind(&self) -> Result<()> {
+    pub(super) fn bind(&self) -> Result<()> {
         self.context
             .bind_to_thread()
             .map_err(|e| self.failed("choosing the context", e))
@@ -273,7 +345,7 @@ impl Cuda {
                 (x, y, z),
                 (grid.threads, 1, 1),
                 grid.shared,
-                self.stream,
+                self.stream(),
                 &mut pointers,
             )
         };
@@ -352,88 +424,14 @@ impl Cuda {
         loaded
     }
 
-    /// Memory of `bytes` bytes, holding anything.
-    pub(crate) fn allocate(&self, bytes: usize) -> Result<Pointer> {
-        self.bind()?;
-        let bytes = bytes.max(4);
-        // SAFETY: the stream is alive; every use of the memory is queued in it.
-        let allocated = unsafe {
-            match self.context.has_async_alloc() {
-                true => result::malloc_async(self.stream, bytes),
-                false => result::malloc_sync(bytes),
-            }
-        };
-        match allocated {
-            Ok(address) => Ok(Pointer(address)),
-            Err(DriverError(sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY)) => {
-                Err(self.gpu.error(format!(
-                    "cannot allocate {} MiB; use fewer points per batch or a larger voxel size",
-                    bytes >> 20
-                )))
-            }
-            Err(e) => Err(self.failed("allocating memory", e)),
-        }
-    }
-
-    /// Frees what [`Cuda::allocate`] gave, after everything that is queued so far.
-    pub(crate) fn free(&self, memory: Pointer) {
-        if self.bind().is_err() {
-            return; // the GPU is lost, and its memory with it
-        }
-        // SAFETY: the owner frees once; queued work that uses the memory comes before in the stream, or is waited for.
-        let freed = unsafe {
-            match self.context.has_async_alloc() {
-                true => result::free_async(memory.0, self.stream),
-                false => result::stream::synchronize(self.stream)
-                    .and_then(|()| result::free_sync(memory.0)),
-            }
-        };
-        // A failure here is an earlier fault that the next call reports.
-        let _ = freed;
-    }
-
-    /// Copies `bytes` to the GPU. They may be reused when this returns.
-    pub(crate) fn upload(&self, bytes: &[u8], to: Pointer) -> Result<()> {
-        if bytes.is_empty() {
-            return Ok(());
-        }
-        self.bind()?;
-        // SAFETY: the destination holds as many bytes. Pageable memory is staged before the call returns.
-        unsafe { result::memcpy_htod_async(to.0, bytes, self.stream) }
-            .map_err(|e| self.failed("copying to the GPU", e))
-    }
-
-    /// Copies from the GPU and waits for it.
-    pub(crate) fn download(&self, from: Pointer, bytes: &mut [u8]) -> Result<()> {
-        if bytes.is_empty() {
-            return Ok(());
-        }
-        self.bind()?;
-        // SAFETY: the source holds as many bytes, and the buffer is not touched before the stream is done.
-        unsafe { result::memcpy_dtoh_async(bytes, from.0, self.stream) }
-            .map_err(|e| self.failed("copying from the GPU", e))?;
-        self.synchronize()
-    }
-
-    /// Fills `words` 32-bit words with zero.
-    pub(crate) fn zero(&self, memory: Pointer, words: usize) -> Result<()> {
-        if words == 0 {
-            return Ok(());
-        }
-        self.bind()?;
-        // SAFETY: the memory holds as many words.
-        unsafe { result::memset_d8_async(memory.0, 0, 4 * words, self.stream) }
-            .map_err(|e| self.failed("filling memory", e))
-    }
-
-    /// Waits until everything that is queued is done.
+    /// Waits until everything that is queued in this thread's stream is done.
     ///
     /// # Errors
     /// A fault of any kernel that ran since the last call.
     pub fn synchronize(&self) -> Result<()> {
         self.bind()?;
         // SAFETY: the stream is alive.
-        unsafe { result::stream::synchronize(self.stream) }
+        unsafe { result::stream::synchronize(self.stream()) }
             .map_err(|e| self.failed("waiting for the GPU", e))
     }
 }

@@ -9,16 +9,18 @@
 //! |---|---|
 //! | [`Gpu`] | which GPU, as named on the command line |
 //! | [`Cores`] | a GPU and the precision of matrix products on it |
-//! | [`Cuda`] | an open GPU: memory, copies, launches, all in one stream |
+//! | [`Cuda`] | an open GPU: copies and launches |
 //! | [`Kernels`], [`Grid`], [`Arg`] | a `.cu` file, how many threads, what they are given |
 //! | [`Buffer`] | memory that kernels hand to kernels |
+//! | [`Ahead`], [`Mark`] | a thread that prepares what others compute with, and the end of a piece of its work |
 //! | [`scan`], [`sort`](mod@sort) | running totals and orders, what index lists are built with |
 //! | [`probe`] | whether a usable GPU is there, and why not |
 //! | [`describe`] | all that is there to run kernels with, and what is missing |
 //! | [`resources()`], [`take_counts`] | what kernels take on a GPU, and what they did on the emulator |
 //!
-//! Everything is ordered by one stream per GPU: a launch sees what earlier launches and copies wrote, and memory may be
-//! freed while work that uses it is still queued.
+//! Everything is ordered by the main stream of a GPU: a launch sees what earlier launches and copies wrote, and memory may
+//! be freed while work that uses it is still queued. Beside it, uploads have a stream of their own, which leaves from pinned
+//! memory, and so has each thread that works [ahead](Ahead); memory knows where it was made and orders its uses.
 
 mod buffer;
 mod grid;
@@ -33,20 +35,32 @@ mod signature;
 pub mod sort;
 
 #[cfg(feature = "cuda")]
+mod block;
+#[cfg(feature = "cuda")]
 mod cache;
 #[cfg(feature = "cuda")]
 mod compile;
 #[cfg(feature = "cuda")]
 mod context;
 #[cfg(feature = "cuda")]
+mod lane;
+#[cfg(feature = "cuda")]
 mod library;
 #[cfg(feature = "cuda")]
+mod staging;
+#[cfg(feature = "cuda")]
+pub(crate) use block::Block;
+#[cfg(feature = "cuda")]
 pub use context::{Cuda, compiler, describe, probe, probed, resources, take_counts};
+#[cfg(feature = "cuda")]
+pub use lane::{Ahead, Mark};
 
 #[cfg(not(feature = "cuda"))]
 mod absent;
 #[cfg(not(feature = "cuda"))]
-pub use absent::{Cuda, compiler, describe, probe, probed, resources, take_counts};
+pub(crate) use absent::Block;
+#[cfg(not(feature = "cuda"))]
+pub use absent::{Ahead, Cuda, Mark, compiler, describe, probe, probed, resources, take_counts};
 
 pub use buffer::Buffer;
 pub use grid::Grid;
