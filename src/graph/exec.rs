@@ -3,10 +3,11 @@
 use super::io::{Backward, Binding, Forward};
 use super::timeline::Timeline;
 use super::{Gradients, Graph, ParamId, Params, Shape, Source, Value, Var};
-use crate::device::cuda::{Grid, args, kernels};
+use crate::device::cuda::{Grid, Replay, args, kernels};
 use crate::device::{Device, Memory, Pointer, Precision, parallel};
 use crate::{Error, Result};
 use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::marker::PhantomData;
 use std::time::{Duration, Instant};
 
@@ -37,6 +38,7 @@ pub struct Executor {
     device: Device,
     precision: Precision,
     arena: Option<Memory>,
+    replay: Replay,
     timings: BTreeMap<(&'static str, Phase), Timing>,
 }
 
@@ -135,6 +137,7 @@ impl Executor {
             device,
             precision: Precision::F32,
             arena: None,
+            replay: Replay::default(),
             timings: BTreeMap::new(),
         }
     }
@@ -164,18 +167,41 @@ impl Executor {
     }
 
     /// Runs `graph` forward and, when it has seeds, backward. Parameter gradients are added to `gradients`, which has
-    /// to be given when there are seeds.
+    /// to be given when there are seeds. On a GPU, a graph whose shapes were seen before may be [replayed](Replay).
     pub fn run(&mut self, graph: &Graph<'_>, gradients: Option<&mut Gradients>) -> Result<Run<'_>> {
-        self.run_watched(graph, gradients, &mut |_, _| Ok(()))
+        let bound = self.bind(graph, gradients)?;
+        let mut nothing = |_, _| Ok(());
+        match self.device {
+            Device::Cpu => self.steps(&bound, &mut nothing)?,
+            Device::Cuda(gpu) => {
+                let mut replay = std::mem::take(&mut self.replay);
+                let key = shape_key(graph);
+                let done = replay.run(gpu, key, || self.steps(&bound, &mut nothing));
+                self.replay = replay;
+                done?;
+            }
+        }
+        bound.into_run()
     }
 
-    /// As [`Executor::run`]; `watch` is called after every node, with its number in [`Graph::nodes`].
+    /// As [`Executor::run`]; `watch` is called after every node, with its number in [`Graph::nodes`]. Nothing is replayed.
     pub fn run_watched(
         &mut self,
         graph: &Graph<'_>,
-        mut gradients: Option<&mut Gradients>,
+        gradients: Option<&mut Gradients>,
         watch: &mut dyn FnMut(usize, Phase) -> Result<()>,
     ) -> Result<Run<'_>> {
+        let bound = self.bind(graph, gradients)?;
+        self.steps(&bound, watch)?;
+        bound.into_run()
+    }
+
+    /// Finds a place for everything.
+    fn bind<'g>(
+        &mut self,
+        graph: &'g Graph<'g>,
+        mut gradients: Option<&mut Gradients>,
+    ) -> Result<Bound<'g>> {
         self.check_devices(graph, &gradients)?;
         let timeline = Timeline::new(graph, self.device);
         if self.arena.as_ref().is_none_or(|a| a.len() < timeline.words) {
@@ -186,7 +212,7 @@ impl Executor {
             Some(arena) => arena.address_mut()?,
             None => 0,
         };
-        let bound = Bound {
+        Ok(Bound {
             graph,
             base,
             values: bind_values(graph, &timeline, base, self.device)?,
@@ -194,7 +220,15 @@ impl Executor {
             timeline,
             device: self.device,
             precision: self.precision,
-        };
+        })
+    }
+
+    fn steps(
+        &mut self,
+        bound: &Bound<'_>,
+        watch: &mut dyn FnMut(usize, Phase) -> Result<()>,
+    ) -> Result<()> {
+        let graph = bound.graph;
         for i in 0..graph.nodes.len() {
             self.timed(graph, i, Phase::Forward, || bound.forward(i))?;
             watch(i, Phase::Forward)?;
@@ -207,7 +241,7 @@ impl Executor {
                 watch(i, Phase::Backward)?;
             }
         }
-        bound.into_run()
+        Ok(())
     }
 
     /// Values are never copied between devices behind the caller's back.
@@ -241,6 +275,19 @@ impl Executor {
         }
         Ok(())
     }
+}
+
+/// A number for the ops of a graph and the shapes of all values, by which a run is taken to repeat an earlier one.
+fn shape_key(graph: &Graph<'_>) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    for node in &graph.nodes {
+        node.op.name().hash(&mut hasher);
+    }
+    for value in &graph.values {
+        (value.shape.rows, value.shape.cols).hash(&mut hasher);
+    }
+    graph.seeds.len().hash(&mut hasher);
+    hasher.finish()
 }
 
 fn bind_values(

@@ -3,7 +3,7 @@ use crate::device::Array;
 use crate::device::random::Random;
 use crate::graph::check::devices;
 use crate::graph::{Layout, Mode, Scope};
-use crate::ops::{AddRelu, Relu};
+use crate::ops::{AddRelu, DropPath, Relu};
 
 fn params(device: Device) -> Params {
     Params::initial(Layout::default().into(), device, 0).unwrap()
@@ -93,4 +93,43 @@ fn the_same_input_twice_is_refused_when_it_wants_a_gradient() {
     assert!(graph.push(AddRelu, &[x, x]).is_ok());
     graph.keep_gradient(x);
     assert!(graph.push(AddRelu, &[x, x]).is_err());
+}
+
+/// y = drop(relu(x)) and its gradient, of `rows` rows that start with `first`, in step `step`.
+fn dropped(executor: &mut Executor, rows: usize, first: f32, step: u64) -> [Vec<f32>; 2] {
+    let params = params(executor.device);
+    let mut graph = Graph::new(&params, Mode::Training, Random::new(3, step));
+    let shape = Shape::new(rows, 4);
+    let values: Vec<f32> = (0..shape.len()).map(|i| first + i as f32).collect();
+    let x = graph.input(Array::from(values), shape).unwrap();
+    graph.keep_gradient(x);
+    let y = graph.push(Relu, &[x]).unwrap();
+    let y = graph.push(DropPath { rate: 0.5 }, &[y]).unwrap();
+    graph.keep(y);
+    let ones = Array::from(vec![1.0; shape.len()]);
+    graph.seed(y, ones).unwrap();
+    let mut gradients = Gradients::new(params.layout().clone(), executor.device).unwrap();
+    let run = executor.run(&graph, Some(&mut gradients)).unwrap();
+    [run.read(y).to_vec(), run.gradient(x).unwrap().to_vec()]
+}
+
+#[test]
+fn replayed_runs_have_the_bits_of_runs_that_are_launched_as_they_come() {
+    for device in devices().into_iter().skip(1) {
+        let mut executor = Executor::new(device);
+        // Other values, places and random numbers each time; two shapes in turn; at last more shapes than are kept.
+        let runs = (0..8).map(|step| (20 + step % 2, step as f32 - 4.0, step as u64));
+        let runs = runs.chain([30, 31, 32, 33, 20].map(|rows| (rows, 1.0, 9)));
+        for (rows, first, step) in runs {
+            let expected = dropped(&mut Executor::new(device), rows, first, step);
+            assert!(expected[0].contains(&0.0) && expected[0].iter().any(|y| *y > 0.0));
+            let found = dropped(&mut executor, rows, first, step);
+            assert_eq!(found, expected, "{rows} rows, step {step}");
+        }
+        #[cfg(feature = "cuda")]
+        assert_eq!(
+            executor.replay.replayed, 6,
+            "all but the first of each shape"
+        );
+    }
 }

@@ -140,3 +140,42 @@ fn steps_give_every_device_the_parameters_of_the_cpu() {
         }
     }
 }
+
+/// Steps on one room; the loss of each and the values. The executor is a new one for every step, or the same.
+fn repeated(network: &Value, device: Device, renews: bool) -> (Vec<f64>, Vec<f32>) {
+    let model = Model::new(network, device, 7).unwrap();
+    let rule = &rules()[1];
+    let mut learner = Learner::new(model, rule, &[], None, device).unwrap();
+    let recipe = Supervised {
+        loss: LossConfig::default(),
+        clip: Some(0.1),
+    };
+    let losses = (0..3).map(|step| {
+        if renews {
+            learner.executor = Executor::new(device);
+        }
+        let batch = scene(90, CHANNELS, CLASSES).unwrap();
+        let geometry = learner
+            .network
+            .geometry(device, &batch.coord, &batch.offsets);
+        let prepared = Prepared::new(device, batch, geometry.unwrap()).unwrap();
+        let at = At {
+            step,
+            random: Random::new(3, step),
+            rate: rule.base(),
+        };
+        recipe.step(&mut learner, prepared, at).unwrap().loss
+    });
+    (losses.collect(), learner.params.values().to_vec())
+}
+
+// From the second step on, the network is replayed as a graph with other lists and another random stream.
+#[test]
+fn steps_of_equal_shapes_have_the_same_bits_replayed_or_not() {
+    for network in networks() {
+        for device in devices() {
+            let expected = repeated(&network, device, true);
+            assert_eq!(repeated(&network, device, false), expected);
+        }
+    }
+}

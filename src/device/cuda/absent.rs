@@ -170,3 +170,17 @@ impl Mark {
         match *self {}
     }
 }
+
+/// Runs of networks on a GPU that cannot exist in this build.
+#[derive(Debug, Default)]
+pub struct Replay {}
+
+impl Replay {
+    /// Says that this build has no CUDA.
+    ///
+    /// # Errors
+    /// Always.
+    pub fn run<R>(&mut self, gpu: Gpu, _: u64, _: impl FnOnce() -> Result<R>) -> Result<R> {
+        Err(absent(gpu))
+    }
+}

@@ -10,6 +10,7 @@
 use super::Pointer;
 use super::context::Cuda;
 use super::lane::{self, Lane};
+use super::replay::Step;
 use crate::Result;
 use cudarc::driver::result::{self, DriverError};
 use cudarc::driver::sys;
@@ -188,7 +189,10 @@ impl Cuda {
     }
 
     /// Frees what [`Cuda::allocate`] gave, after everything that is queued in this thread's stream so far.
-    fn free(&self, memory: Pointer) {
+    pub(super) fn free(&self, memory: Pointer) {
+        if self.frees_later(memory) {
+            return;
+        }
         if self.bind().is_err() {
             return; // the GPU is lost, and its memory with it
         }
@@ -216,6 +220,7 @@ impl Cuda {
 
     /// Copies from the GPU and waits for it.
     pub(crate) fn download(&self, from: Pointer, bytes: &mut [u8]) -> Result<()> {
+        self.flush()?;
         self.bind()?;
         let lane = lane::current(self);
         let readback = lane.as_ref().map_or(self.readback(), |lane| &lane.readback);
@@ -229,16 +234,16 @@ impl Cuda {
         if words == 0 {
             return Ok(());
         }
-        self.bind()?;
-        // SAFETY: the memory holds as many words.
-        unsafe { result::memset_d8_async(memory.0, 0, 4 * words, self.stream()) }
-            .map_err(|e| self.failed("filling memory", e))
+        self.queue(Step::Clear { at: memory, words })
     }
 
     /// What is queued in `to` from now on comes after what is queued in `from` so far. The host waits for nothing.
     fn order(&self, from: sys::CUstream, to: sys::CUstream) -> Result<()> {
         if from == to {
             return Ok(());
+        }
+        if from == self.stream() {
+            self.flush()?;
         }
         self.bind()?;
         // One event serves all: a wait is for what the event holds when the wait is queued.

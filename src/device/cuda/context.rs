@@ -2,6 +2,7 @@
 
 use super::compile::{self, Target};
 use super::lane;
+use super::replay::Step;
 use super::staging::{Readback, Staging};
 use super::{
     Arg, Card, Code, Gpu, Grid, Inventory, Kernels, Nvrtc, OLDEST_CAPABILITY, Resources, library,
@@ -12,11 +13,8 @@ use crate::device::Precision;
 use cudarc::driver::result::{self, DriverError, stream::StreamKind};
 use cudarc::driver::{CudaContext, sys};
 use std::collections::HashMap;
-use std::ffi::{CString, c_void};
+use std::ffi::CString;
 use std::sync::{Arc, Mutex, OnceLock};
-
-/// Most arguments of a kernel.
-const ARGUMENTS: usize = 32;
 
 /// What compiled code is kept by.
 type Key = (*const Kernels, Precision);
@@ -33,8 +31,27 @@ pub struct Cuda {
     between: Mutex<Event>,
     target: Target,
     capability: u32,
-    functions: Mutex<HashMap<(Key, String), sys::CUfunction>>,
+    functions: Mutex<HashMap<(Key, String), Arc<Function>>>,
     modules: Mutex<HashMap<Key, (Code, sys::CUmodule)>>,
+}
+
+/// A kernel that is loaded.
+#[derive(Debug)]
+struct Function {
+    handle: sys::CUfunction,
+    /// What it takes.
+    declared: Vec<signature::Kind>,
+    /// What to call it in an error.
+    name: String,
+}
+
+// SAFETY: the handle of a function may be used from any thread once its context is current.
+unsafe impl Send for Function {}
+// SAFETY: as above.
+unsafe impl Sync for Function {}
+
+fn full_name(kernels: &Kernels, kernel: &str) -> String {
+    format!("kernel {kernel} ({}.cu)", kernels.name)
 }
 
 /// An event that orders streams.
@@ -279,6 +296,10 @@ impl Cuda {
         &self.between
     }
 
+    pub(super) fn context(&self) -> sys::CUcontext {
+        self.context.cu_ctx()
+    }
+
     pub(super) fn has_async_alloc(&self) -> bool {
         self.context.has_async_alloc()
     }
@@ -320,53 +341,50 @@ impl Cuda {
         args: &[Arg],
     ) -> Result<()> {
         let code = code.into();
-        let kernels = code.kernels;
-        signature::check(kernels.source, kernel, args);
         if grid.is_empty() {
+            let declared = signature::parameters(code.kernels.source, kernel);
+            signature::check(kernel, &declared, args);
             return Ok(());
         }
         self.bind()?;
         let function = self.function(code, kernel)?;
-        let mut words = [0u64; ARGUMENTS];
-        for (word, arg) in words.iter_mut().zip(args) {
-            *word = arg.bits();
-        }
-        let mut pointers: Vec<*mut c_void> = words[..args.len()]
-            .iter_mut()
-            .map(|word| std::ptr::from_mut(word).cast())
-            .collect();
-        let [x, y, z] = grid.blocks;
-        // SAFETY: the function belongs to a module that is never unloaded; the arguments fit its declaration, which was
-        // just checked, and little-endian words hold the narrower ones; the addresses are those of live memory of this
-        // GPU, which is freed in stream order only.
-        let launched = unsafe {
-            result::launch_kernel(
-                function,
-                (x, y, z),
-                (grid.threads, 1, 1),
-                grid.shared,
-                self.stream(),
-                &mut pointers,
-            )
-        };
-        launched.map_err(|e| self.failed(&format!("kernel {kernel} ({}.cu)", kernels.name), e))
+        signature::check(kernel, &function.declared, args);
+        self.queue(Step::Launch {
+            function: function.handle,
+            grid,
+            words: args.iter().map(|arg| arg.bits()).collect(),
+        })
     }
 
-    fn function(&self, code: Code, kernel: &str) -> Result<sys::CUfunction> {
+    fn function(&self, code: Code, kernel: &str) -> Result<Arc<Function>> {
         let kernels = code.kernels;
         let key = (code.key(), kernel.to_string());
         let mut functions = self.functions.lock().unwrap_or_else(|e| e.into_inner());
         if let Some(function) = functions.get(&key) {
-            return Ok(*function);
+            return Ok(function.clone());
         }
+        let declared = signature::parameters(kernels.source, kernel);
         let module = self.module(code)?;
         let name = CString::new(kernel).expect("kernel names hold no zero byte");
-        let failed = |e| self.failed(&format!("kernel {kernel} ({}.cu)", kernels.name), e);
+        let failed = |e| self.failed(&full_name(kernels, kernel), e);
         // SAFETY: the module is loaded and never unloaded.
-        let function = unsafe { result::module::get_function(module, name) }.map_err(failed)?;
-        self.allow_shared_memory(function).map_err(failed)?;
-        functions.insert(key, function);
+        let handle = unsafe { result::module::get_function(module, name) }.map_err(failed)?;
+        self.allow_shared_memory(handle).map_err(failed)?;
+        let name = full_name(kernels, kernel);
+        let function = Arc::new(Function {
+            handle,
+            declared,
+            name,
+        });
+        functions.insert(key, function.clone());
         Ok(function)
+    }
+
+    /// What to call a kernel in an error.
+    pub(super) fn name_of(&self, function: sys::CUfunction) -> String {
+        let functions = self.functions.lock().unwrap_or_else(|e| e.into_inner());
+        let named = functions.values().find(|f| f.handle == function);
+        named.map_or_else(|| "a kernel".into(), |function| function.name.clone())
     }
 
     /// Most bytes of shared memory that a block can have.
@@ -429,6 +447,7 @@ impl Cuda {
     /// # Errors
     /// A fault of any kernel that ran since the last call.
     pub fn synchronize(&self) -> Result<()> {
+        self.flush()?;
         self.bind()?;
         // SAFETY: the stream is alive.
         unsafe { result::stream::synchronize(self.stream()) }

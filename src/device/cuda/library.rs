@@ -191,6 +191,27 @@ pub fn take_counts() -> Result<String, String> {
     }
 }
 
+/// Whether the driver that is loaded has what graphs are built, changed and launched with; cudarc panics where it has not.
+pub fn has_graphs() -> bool {
+    static FOUND: OnceLock<bool> = OnceLock::new();
+    let names: [&[u8]; 9] = [
+        b"cuGraphCreate\0",
+        b"cuGraphAddKernelNode_v2\0",
+        b"cuGraphAddMemsetNode\0",
+        b"cuGraphInstantiateWithFlags\0",
+        b"cuGraphExecKernelNodeSetParams_v2\0",
+        b"cuGraphExecMemsetNodeSetParams\0",
+        b"cuGraphLaunch\0",
+        b"cuGraphExecDestroy\0",
+        b"cuGraphDestroy\0",
+    ];
+    *FOUND.get_or_init(|| {
+        // SAFETY: whoever has an open GPU has loaded a driver; addresses are looked up, nothing is called.
+        let has = |name| unsafe { cudarc::driver::sys::culib().get::<*const ()>(name) }.is_ok();
+        names.into_iter().all(has)
+    })
+}
+
 fn load_emulator() -> Result<(), String> {
     let file = emulator_file()?;
     keep_loaded(&file)?;

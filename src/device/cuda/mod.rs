@@ -13,6 +13,7 @@
 //! | [`Kernels`], [`Grid`], [`Arg`] | a `.cu` file, how many threads, what they are given |
 //! | [`Buffer`] | memory that kernels hand to kernels |
 //! | [`Ahead`], [`Mark`] | a thread that prepares what others compute with, and the end of a piece of its work |
+//! | [`Replay`] | networks whose shapes repeat, as CUDA graphs |
 //! | [`scan`], [`sort`](mod@sort) | running totals and orders, what index lists are built with |
 //! | [`probe`] | whether a usable GPU is there, and why not |
 //! | [`describe`] | all that is there to run kernels with, and what is missing |
@@ -47,6 +48,8 @@ mod lane;
 #[cfg(feature = "cuda")]
 mod library;
 #[cfg(feature = "cuda")]
+mod replay;
+#[cfg(feature = "cuda")]
 mod staging;
 #[cfg(feature = "cuda")]
 pub(crate) use block::Block;
@@ -54,13 +57,17 @@ pub(crate) use block::Block;
 pub use context::{Cuda, compiler, describe, probe, probed, resources, take_counts};
 #[cfg(feature = "cuda")]
 pub use lane::{Ahead, Mark};
+#[cfg(feature = "cuda")]
+pub use replay::Replay;
 
 #[cfg(not(feature = "cuda"))]
 mod absent;
 #[cfg(not(feature = "cuda"))]
 pub(crate) use absent::Block;
 #[cfg(not(feature = "cuda"))]
-pub use absent::{Ahead, Cuda, Mark, compiler, describe, probe, probed, resources, take_counts};
+pub use absent::{
+    Ahead, Cuda, Mark, Replay, compiler, describe, probe, probed, resources, take_counts,
+};
 
 pub use buffer::Buffer;
 pub use grid::Grid;

@@ -95,7 +95,7 @@ impl From<f64> for Arg {
 
 /// What a parameter can be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
+pub(super) enum Kind {
     Address,
     U32,
     U64,
@@ -103,17 +103,18 @@ enum Kind {
     F64,
 }
 
-/// Asserts that `args` fit the declaration of `kernel` in `source`.
-pub(super) fn check(source: &str, kernel: &str, args: &[Arg]) {
-    let declared = parameters(source, kernel);
-    let given: Vec<Kind> = args.iter().map(|a| a.kind()).collect();
+/// Asserts that `args` fit what `kernel` is declared with.
+pub(super) fn check(kernel: &str, declared: &[Kind], args: &[Arg]) {
+    let given = || args.iter().map(|a| a.kind());
     assert!(
-        declared == given,
-        "{kernel} takes {declared:?} but was given {given:?}"
+        declared.iter().copied().eq(given()),
+        "{kernel} takes {declared:?} but was given {:?}",
+        given().collect::<Vec<_>>()
     );
 }
 
-fn parameters(source: &str, kernel: &str) -> Vec<Kind> {
+/// What the declaration of `kernel` in `source` takes.
+pub(super) fn parameters(source: &str, kernel: &str) -> Vec<Kind> {
     let name = format!(" {kernel}(");
     let start = source
         .find(&name)
@@ -168,9 +169,10 @@ mod tests {
     #[test]
     fn arguments_that_fit_pass() {
         let at = Pointer(16);
+        let declared = parameters(SOURCE, "scale_forward");
         check(
-            SOURCE,
             "scale_forward",
+            &declared,
             &[
                 at.into(),
                 7usize.into(),
@@ -179,16 +181,17 @@ mod tests {
                 None.into(),
             ],
         );
-        check(SOURCE, "nothing", &[]);
+        check("nothing", &parameters(SOURCE, "nothing"), &[]);
     }
 
     #[test]
     #[should_panic(expected = "scale_forward takes")]
     fn arguments_in_another_order_stop() {
         let at = Pointer(16);
+        let declared = parameters(SOURCE, "scale_forward");
         check(
-            SOURCE,
             "scale_forward",
+            &declared,
             &[
                 at.into(),
                 at.into(),
