@@ -35,6 +35,15 @@ __device__ __forceinline__ ColumnShare column_share(u64 rows, u32 cols, u64 chun
     return s;
 }
 
+// Reads where the lists of the rows chunk, chunk + 1, ... of a share start and where the last one ends, by all threads of
+// a block. Gives the number of lists.
+__device__ __forceinline__ u32 load_starts(const u32* offsets, const ColumnShare& s, u64 chunk, u32* starts) {
+    const u32 count = (u32)(s.end - chunk);
+    for (u32 i = threadIdx.x; i <= count; i += COLUMN_THREADS) starts[i] = offsets[chunk + i];
+    __syncthreads();
+    return count;
+}
+
 // Adds up what the threads of one column found; the sum is known to the first of them, whose thread number is `place`.
 __device__ __forceinline__ float column_sum(const ColumnShare& s, float x) {
     __shared__ float sums[COLUMN_THREADS];

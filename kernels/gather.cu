@@ -38,9 +38,7 @@ extern "C" __global__ void __launch_bounds__(COLUMN_THREADS) add_listed_rows(
     __shared__ float weights[HELD];
     const ColumnShare s = column_share(lists, cols, chunk_lists);
     const u64 chunk = (u64)blockIdx.x * chunk_lists;
-    const u32 count = (u32)(s.end - chunk);
-    for (u32 i = threadIdx.x; i <= count; i += COLUMN_THREADS) starts[i] = offsets[chunk + i];
-    __syncthreads();
+    const u32 count = load_starts(offsets, s, chunk, starts);
     const u32 from = starts[0], held = min(starts[count] - from, (u32)HELD);
     for (u32 i = threadIdx.x; i < held; i += COLUMN_THREADS) {
         const u32 entry = index[from + i];

@@ -99,17 +99,7 @@ struct PlainProduct {
         }
     }
 
-    // Calls put(i, j, value) for all values of this thread.
-    template <class Put>
-    __device__ __forceinline__ void each(const Put& put) const {
-        const u32 i0 = threadIdx.x / 16 * 8, j0 = threadIdx.x % 16 * 4;
-#pragma unroll
-        for (int i = 0; i < 8; ++i)
-#pragma unroll
-            for (int j = 0; j < 4; ++j) put(i0 + i, j0 + j, sum[i][j]);
-    }
-
-    // The same by twos: put(i, j, values at j and j + 1) with even j.
+    // Calls put(i, j, values at j and j + 1), with even j, for all values of this thread.
     template <class Put>
     __device__ __forceinline__ void each_pair(const Put& put) const {
         const u32 i0 = threadIdx.x / 16 * 8, j0 = threadIdx.x % 16 * 4;
@@ -177,18 +167,6 @@ struct TensorProduct {
                 }
         }
 #endif
-    }
-
-    template <class Put>
-    __device__ __forceinline__ void each(const Put& put) const {
-        const u32 warp = threadIdx.x / 32, row = lane_number() / 4, col = lane_number() % 4 * 2;
-        const u32 i0 = warp / 2 * 32 + row, j0 = warp % 2 * 32 + col;
-#pragma unroll
-        for (int i = 0; i < 2; ++i)
-#pragma unroll
-            for (int j = 0; j < 4; ++j)
-#pragma unroll
-                for (int v = 0; v < 4; ++v) put(i0 + i * 16 + v / 2 * 8, j0 + j * 8 + v % 2, sum[i][j][v]);
     }
 
     template <class Put>

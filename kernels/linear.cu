@@ -44,8 +44,9 @@ __device__ __forceinline__ void backward_w(const float* x, const float* y, const
     const Operand a = {d_y, y, outputs, outputs}, b = {x, nullptr, inputs, inputs};
     const Product product = tile_product<Product, false, false>(a, b, i0, j0, first, end);
     float* out = partials + blockIdx.z * outputs * inputs;
-    product.each([&](u32 i, u32 j, float value) {
-        if (i0 + i < outputs && j0 + j < inputs) out[(i0 + i) * inputs + j0 + j] = value;
+    product.each_pair([&](u32 i, u32 j, float2 value) {
+        const u64 row = i0 + i, col = j0 + j;
+        if (row < outputs && col < inputs) store_pair(out, row * inputs + col, col, inputs, value);
     });
 }
 

@@ -41,6 +41,25 @@ __device__ __forceinline__ void load_neighbors(const u32* index, u64 first, cons
     __syncthreads();
 }
 
+// Multiplies by k - q, for all pairs of a chunk, the factors f and, with GRADIENT, the gradients d_r.
+template <bool GRADIENT>
+__device__ __forceinline__ void multiply(const float* keys, const float* queries, const u32* index, u64 first, u64 rows,
+                                         u32 k, u32 channels, u64 part_rows, float* f, float* d_r) {
+    __shared__ u32 neighbors[WALK * COLUMN_THREADS];
+    const ColumnShare s = column_share(rows, channels, part_rows);
+    const u64 part = (u64)blockIdx.x * part_rows;
+    load_neighbors(index, first, s, part, neighbors);
+    if (!s.is_active) return;
+    Differences differences = {keys, queries, first, k, channels, s.col, neighbors, ~0ull, 0.0f};
+    u32 at = threadIdx.x / s.tile * WALK;
+    for (const u32 end = at + WALK; at < end && part + at < s.end; ++at) {
+        const u64 row = part + at;
+        const float d = differences.of(row, at);
+        f[row * channels + s.col] *= d;
+        if (GRADIENT) d_r[row * channels + s.col] *= d;
+    }
+}
+
 // h of all pairs of a chunk
 extern "C" __global__ void relation_multiplier_hidden(
     const float* __restrict__ position,  // [C, 4]
@@ -74,17 +93,7 @@ extern "C" __global__ void relation_multiplier_forward(
     u64 part_rows,                      // rows of a block: WALK for every thread of a column
     float* __restrict__ f               // [rows, C]
 ) {
-    __shared__ u32 neighbors[WALK * COLUMN_THREADS];
-    const ColumnShare s = column_share(rows, channels, part_rows);
-    const u64 part = (u64)blockIdx.x * part_rows;
-    load_neighbors(index, first, s, part, neighbors);
-    if (!s.is_active) return;
-    Differences differences = {keys, queries, first, k, channels, s.col, neighbors, ~0ull, 0.0f};
-    u32 at = threadIdx.x / s.tile * WALK;
-    for (const u32 end = at + WALK; at < end && part + at < s.end; ++at) {
-        const u64 row = part + at;
-        f[row * channels + s.col] *= differences.of(row, at);
-    }
+    multiply<false>(keys, queries, index, first, rows, k, channels, part_rows, f, nullptr);
 }
 
 // r = (k - q) f in the place of the factor f, and its gradient by the factor, d_f = d_r (k - q), in the place of d_r
@@ -100,19 +109,7 @@ extern "C" __global__ void relation_multiplier_backward(
     float* __restrict__ f,              // [rows, C]
     float* __restrict__ d_r             // [rows, C]
 ) {
-    __shared__ u32 neighbors[WALK * COLUMN_THREADS];
-    const ColumnShare s = column_share(rows, channels, part_rows);
-    const u64 part = (u64)blockIdx.x * part_rows;
-    load_neighbors(index, first, s, part, neighbors);
-    if (!s.is_active) return;
-    Differences differences = {keys, queries, first, k, channels, s.col, neighbors, ~0ull, 0.0f};
-    u32 at = threadIdx.x / s.tile * WALK;
-    for (const u32 end = at + WALK; at < end && part + at < s.end; ++at) {
-        const u64 row = part + at;
-        const float d = differences.of(row, at);
-        f[row * channels + s.col] *= d;
-        d_r[row * channels + s.col] *= d;
-    }
+    multiply<true>(keys, queries, index, first, rows, k, channels, part_rows, f, d_r);
 }
 
 // The rows of d_e that a chunk of a list names

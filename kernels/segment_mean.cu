@@ -42,9 +42,7 @@ extern "C" __global__ void __launch_bounds__(COLUMN_THREADS) segment_mean_backwa
     __shared__ float sizes[HELD];
     const ColumnShare s = column_share(rows, cols, chunk_rows);
     const u64 chunk = (u64)blockIdx.x * chunk_rows;
-    const u32 count = (u32)(s.end - chunk);
-    for (u32 i = threadIdx.x; i <= count; i += COLUMN_THREADS) starts[i] = inverse_offsets[chunk + i];
-    __syncthreads();
+    const u32 count = load_starts(inverse_offsets, s, chunk, starts);
     const u32 from = starts[0], held = min(starts[count] - from, (u32)HELD);
     for (u32 i = threadIdx.x; i < held; i += COLUMN_THREADS) {
         const u32 segment = inverse[from + i];

@@ -39,23 +39,23 @@ __device__ __forceinline__ void lines_of(const float* p, float* lines) {
 }
 
 // Writes, or adds to, rows first, first + 1, ... before `end` what the lanes hold.
-__device__ __forceinline__ void store_points(float* rows, u64 first, u64 end, const float* p) {
+template <bool ADD>
+__device__ __forceinline__ void put_points(float* rows, u64 first, u64 end, const float* p) {
     float lines[3] = {0.0f, 0.0f, 0.0f};
     lines_of(p, lines);
     float* numbers = rows + 3 * first;
     const u64 count = 3 * (end - first);
 #pragma unroll
-    for (u32 j = 0; j < 3; ++j)
-        if (lane_number() + 32 * j < count) numbers[lane_number() + 32 * j] = lines[j];
+    for (u32 j = 0; j < 3; ++j) {
+        const u32 at = lane_number() + 32 * j;
+        if (at < count) numbers[at] = ADD ? numbers[at] + lines[j] : lines[j];
+    }
+}
+__device__ __forceinline__ void store_points(float* rows, u64 first, u64 end, const float* p) {
+    put_points<false>(rows, first, end, p);
 }
 __device__ __forceinline__ void add_points(float* rows, u64 first, u64 end, const float* p) {
-    float lines[3] = {0.0f, 0.0f, 0.0f};
-    lines_of(p, lines);
-    float* numbers = rows + 3 * first;
-    const u64 count = 3 * (end - first);
-#pragma unroll
-    for (u32 j = 0; j < 3; ++j)
-        if (lane_number() + 32 * j < count) numbers[lane_number() + 32 * j] += lines[j];
+    put_points<true>(rows, first, end, p);
 }
 
 // The numbers 32 j + lane, j = 0, 1, 2, of 32 listed rows, of which each lane names one; 0 where it names none. The lanes

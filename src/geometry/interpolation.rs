@@ -165,12 +165,23 @@ impl Interpolation {
     /// # Panics
     /// When the GPU that holds the stencil is lost or has no memory left.
     pub fn transposed(&self) -> &Ragged {
-        self.transposed.get_or_init(|| match self.gpu {
-            None => Ragged::inverse(&self.index, self.points)
-                .expect("the constructor gives rows that exist"),
-            Some(gpu) => cuda::inverse(gpu, &self.index, self.points, Some(0))
-                .unwrap_or_else(|e| panic!("{e}")),
-        })
+        self.try_transposed().unwrap_or_else(|e| panic!("{e}"))
+    }
+
+    /// As [`Interpolation::transposed`], for callers that can pass a fault on.
+    ///
+    /// # Errors
+    /// Too little memory on the GPU that holds the stencil, or a fault of it.
+    pub fn try_transposed(&self) -> Result<&Ragged> {
+        if self.transposed.get().is_none() {
+            let lists = match self.gpu {
+                None => Ragged::inverse(&self.index, self.points)?,
+                Some(gpu) => cuda::inverse(gpu, &self.index, self.points, Some(0))?,
+            };
+            // Another thread may have been faster, with the same lists.
+            let _ = self.transposed.set(lists);
+        }
+        Ok(self.transposed.get().expect("they were set just now"))
     }
 }
 

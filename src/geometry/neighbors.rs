@@ -181,12 +181,23 @@ impl Neighbors {
     /// # Panics
     /// When the GPU that holds the table is lost or has no memory left.
     pub fn transposed(&self) -> &Ragged {
-        self.transposed.get_or_init(|| match self.gpu {
-            None => Ragged::inverse(&self.index, self.points)
-                .expect("both constructors checked the rows"),
-            Some(gpu) => cuda::inverse(gpu, &self.index, self.points, self.missing)
-                .unwrap_or_else(|e| panic!("{e}")),
-        })
+        self.try_transposed().unwrap_or_else(|e| panic!("{e}"))
+    }
+
+    /// As [`Neighbors::transposed`], for callers that can pass a fault on.
+    ///
+    /// # Errors
+    /// Too little memory on the GPU that holds the table, or a fault of it.
+    pub fn try_transposed(&self) -> Result<&Ragged> {
+        if self.transposed.get().is_none() {
+            let lists = match self.gpu {
+                None => Ragged::inverse(&self.index, self.points)?,
+                Some(gpu) => cuda::inverse(gpu, &self.index, self.points, self.missing)?,
+            };
+            // Another thread may have been faster, with the same lists.
+            let _ = self.transposed.set(lists);
+        }
+        Ok(self.transposed.get().expect("they were set just now"))
     }
 
     /// Moments of delta over all N·K slots. Summed in f64 over fixed chunks at the first call; all zero without slots.

@@ -100,7 +100,7 @@ impl Op for Interpolate {
             Device::Cuda(gpu) => {
                 if let (Some(d_y), Some(d_x)) = (io.d_output_on(0), io.d_input_on(0)) {
                     let rows = Listed {
-                        lists: stencil.transposed(),
+                        lists: stencil.try_transposed()?,
                         weight: Some(stencil.weight.on(gpu)?),
                         k: stencil.k,
                     };

@@ -205,7 +205,7 @@ impl NeighborMax {
         let (Some(d_y), Some(d_x)) = (io.d_output_on(0), io.d_input_on(0)) else {
             return Ok(());
         };
-        let (lists, n) = (self.neighbors.transposed(), io.shape(0).len());
+        let (lists, n) = (self.neighbors.try_transposed()?, io.shape(0).len());
         let args = args![
             lists.offsets.on(gpu)?,
             lists.index.on(gpu)?,

@@ -322,12 +322,9 @@ mod tests {
             return;
         }
         let files = files();
-        // The oldest, without TF32, and the newest that is in use widely, for products sm_80, too; the others cost half a
-        // minute of a processor, and `cairn kernels --spills` looks at all of them.
         let forms = files.iter().flat_map(forms);
         let forms: Vec<(&Kernels, Precision, u32)> = forms
-            .flat_map(|(file, precision)| [75, 80, 90].map(|arch| (file, precision, arch)))
-            .filter(|(file, _, arch)| *arch != 80 || file.multiplies())
+            .flat_map(|(file, precision)| ARCHITECTURES.map(|arch| (file, precision, arch)))
             .filter(|(_, precision, arch)| *arch >= precision.capability())
             .collect();
         forms.par_iter().for_each(|(file, precision, arch)| {

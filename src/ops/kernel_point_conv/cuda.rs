@@ -153,7 +153,7 @@ pub(super) fn backward(op: &KernelPointConv, gpu: Gpu, io: &Backward<'_>) -> Res
         let sums = Sums {
             op,
             gpu,
-            lists: Some(op.neighbors.transposed()),
+            lists: Some(op.neighbors.try_transposed()?),
             features: d_y,
             points: io.input_on(1),
             kernel: sizes.kernel,

@@ -92,7 +92,8 @@ pub(in super::super) fn add_input_gradient_on(
 
 /// Words of scratch that [`add_weight_gradient_on`] needs.
 pub(in super::super) fn weight_gradient_words(rows: usize, weight: Shape) -> usize {
-    Parts::new(rows, weight).count * weight.len()
+    // One more to start at an even word, since two are written at a time.
+    Parts::new(rows, weight).count * weight.len() + 1
 }
 
 /// dW [O, I] += dzᵀ x on a GPU, where dz [N, O] is d_y, or d_y where y > 0, and x is [N, I].
@@ -104,6 +105,7 @@ pub(in super::super) fn add_weight_gradient_on(
     d_w: Pointer,
 ) -> Result<()> {
     let parts = Parts::new(rows, weight);
+    let scratch = scratch.offset((scratch.0 % 8 / 4) as usize);
     let args = args![
         x,
         y,

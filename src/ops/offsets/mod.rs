@@ -94,7 +94,7 @@ impl Op for Offsets {
 
     fn backward(&self, io: &mut Backward<'_>) -> Result<()> {
         let k = self.neighbors.k;
-        let lists = self.neighbors.transposed();
+        let lists = self.neighbors.try_transposed()?;
         match io.device() {
             Device::Cuda(gpu) => {
                 let (Some(d), Some(d_x)) = (io.d_output_on(0), io.d_input_on(0)) else {

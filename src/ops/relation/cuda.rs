@@ -129,7 +129,7 @@ pub(super) fn backward(op: &Relation, gpu: Gpu, io: &Backward<'_>, sizes: Sizes)
     };
     let (has_bias, groups) = (has_bias(io.inputs()), sizes.groups);
     if let Some(d_keys) = io.d_input_on(0) {
-        let lists = op.neighbors.transposed();
+        let lists = op.neighbors.try_transposed()?;
         let rows = Listed {
             lists,
             weight: None,

@@ -209,7 +209,7 @@ impl Chunked<'_> {
     /// dk_j = Σ_i (d_e A) ⊙ (W h + b), over the transposed neighbour list.
     fn key_gradient(&self, d_e: Pointer, d_keys: Pointer) -> Result<()> {
         let (gpu, channels, groups) = (self.cores.gpu, self.sizes.channels, self.sizes.groups);
-        let lists = self.neighbors.transposed();
+        let lists = self.neighbors.try_transposed()?;
         let (offsets, list) = (lists.offsets.on(gpu)?, lists.index.on(gpu)?);
         let d_r = self.rest;
         let rows = d_r.offset(self.sizes.chunk * channels);

@@ -20,7 +20,7 @@ pub fn lists(gpu: Gpu, s: Stage) -> Result<()> {
     let count = s.points + 64;
     let mut levels = Hierarchy::on(Device::Cuda(gpu), cloud(count), vec![0, count])?;
     let near = levels.neighbors(0, NEIGHBOURS)?;
-    near.transposed();
+    near.try_transposed()?;
     near.moments_on(gpu)?;
     levels.neighbors(0, MANY)?;
     let (coarse, _) = levels.pool(0, CELL)?;

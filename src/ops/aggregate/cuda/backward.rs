@@ -73,7 +73,7 @@ impl Gradient<'_, '_> {
     fn values(&self, neighbors: &Neighbors, d_values: Pointer) -> Result<()> {
         let Launch { cores, sizes, .. } = self.launch;
         let gpu = cores.gpu;
-        let lists = neighbors.transposed();
+        let lists = neighbors.try_transposed()?;
         let n = neighbors.points * sizes.channels;
         let args = args![
             self.soft,
