@@ -180,8 +180,7 @@ const LONGEST: usize = 600;
 /// What a message may say when it quotes a file: one line that neither fills a screen nor steers a terminal.
 pub(crate) fn printable(text: impl Into<String>) -> String {
     let text = text.into();
-    let is_fine = |c: char| !c.is_control();
-    if text.len() <= LONGEST && text.chars().all(is_fine) {
+    if text.len() <= LONGEST && text.chars().all(is_plain) {
         return text;
     }
     let mut plain = String::new();
@@ -192,20 +191,27 @@ pub(crate) fn printable(text: impl Into<String>) -> String {
         }
         match c {
             '\n' | '\r' | '\t' => plain.push(' '),
-            c if is_fine(c) => plain.push(c),
+            c if is_plain(c) => plain.push(c),
             c => plain.extend(c.escape_default()),
         }
     }
     plain
 }
 
-/// Text as one line that cannot steer a terminal: control characters as escapes, nothing cut.
+/// False for characters that steer a terminal, or that make text look like another one: controls, directions of writing
+/// and what has no width (Unicode Technical Report 36, section 2).
+fn is_plain(c: char) -> bool {
+    let hides = matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}');
+    !c.is_control() && !hides
+}
+
+/// Text as one line that cannot steer a terminal: such characters as escapes, nothing cut.
 pub(crate) fn one_line(text: &str) -> String {
     let mut plain = String::with_capacity(text.len());
     for c in text.chars() {
-        match c.is_control() {
-            true => plain.extend(c.escape_default()),
-            false => plain.push(c),
+        match is_plain(c) {
+            true => plain.push(c),
+            false => plain.extend(c.escape_default()),
         }
     }
     plain
@@ -234,6 +240,9 @@ mod tests {
             fault,
             "a.ply: line 3: no type is called `\\u{1b}[2J\\u{0}` nor so"
         );
+        // Shown as it is, the second name would read like the first.
+        assert_eq!(one_line("gpj.las"), "gpj.las");
+        assert_eq!(one_line("\u{202e}sal.jpg"), "\\u{202e}sal.jpg");
         let fault = Error::config("key", "é".repeat(1000)).to_string();
         assert!(fault.ends_with("éé…") && fault.len() < LONGEST + 40);
         assert_eq!(printable("ü".repeat(300)), "ü".repeat(300));

@@ -21,7 +21,7 @@ mod sample;
 
 use crate::{Error, Result};
 pub use height::Floors;
-pub use sample::{Sample, Whole};
+pub use sample::{Sample, Whole, not_finite, not_finite_error};
 use serde::{Deserialize, Serialize};
 
 /// One entry of a network's feature list.

@@ -265,23 +265,34 @@ pub struct Params {
 }
 
 impl Params {
+    /// All values zero, for those who set every one of them.
+    ///
+    /// # Errors
+    /// Too little memory on the device.
+    pub fn zeros(layout: Arc<Layout>, device: Device) -> Result<Self> {
+        Ok(Params {
+            values: Memory::new(device, layout.words)?,
+            layout,
+            counters: HashMap::new(),
+            derived: Mutex::default(),
+        })
+    }
+
     /// Initial values for a seed: a tensor's numbers depend on the seed and its position only.
+    ///
+    /// # Errors
+    /// As [`Params::zeros`].
     pub fn initial(layout: Arc<Layout>, device: Device, seed: u64) -> Result<Self> {
-        let mut values = Memory::new(device, layout.words)?;
-        let host = values.host_mut();
-        for (i, spec) in layout.specs.iter().enumerate() {
+        let mut params = Params::zeros(layout, device)?;
+        let host = params.values.host_mut();
+        for (i, spec) in params.layout.specs.iter().enumerate() {
             if spec.kind == ParamKind::Counter {
                 continue;
             }
             let slot = &mut host[spec.offset..spec.offset + spec.len()];
             spec.init.fill(slot, Random::new(seed, i as u64));
         }
-        Ok(Params {
-            layout,
-            values,
-            counters: HashMap::new(),
-            derived: Mutex::default(),
-        })
+        Ok(params)
     }
 
     /// Names, shapes and kinds.

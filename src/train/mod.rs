@@ -338,7 +338,7 @@ impl<'a> Run<'a> {
     /// The parameters that are scored and kept: the average where there is one.
     fn shown(&self) -> Result<Params> {
         let params = &self.learner.params;
-        let mut shown = Params::initial(params.layout().clone(), self.session.device, 0)?;
+        let mut shown = Params::zeros(params.layout().clone(), self.session.device)?;
         let values = match &self.learner.average {
             Some(average) => average.values()?,
             None => params.values(),

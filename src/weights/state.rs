@@ -15,7 +15,7 @@ use serde_json::Value;
 pub fn load_model(config: &Value, state: &Tensors, device: Device) -> Result<Model> {
     let (network, layout) = construct(config)?;
     check_state(&layout, state)?;
-    let mut params = Params::initial(layout, device, 0)?;
+    let mut params = Params::zeros(layout, device)?;
     load_state(&mut params, state)?;
     Ok(Model {
         network,

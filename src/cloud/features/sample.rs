@@ -2,7 +2,7 @@
 
 use super::Feature;
 use super::height::height;
-use crate::cloud::PointCloud;
+use crate::cloud::{PointCloud, is_usable};
 use crate::{Error, Result};
 
 /// What a part of a scan has to know about the whole.
@@ -187,28 +187,45 @@ fn missing(feature: &str, attribute: &str, cloud: &PointCloud) -> Error {
 
 /// Attribute `name` as f32.
 fn scalar(cloud: &PointCloud, name: &str, whole: &Whole<'_>) -> Result<Vec<f32>> {
-    let values = match name {
+    let values = attribute(cloud, name).ok_or_else(|| missing(name, name, cloud))?;
+    finite(name, values.iter().copied(), whole)?;
+    Ok(values)
+}
+
+fn attribute(cloud: &PointCloud, name: &str) -> Option<Vec<f32>> {
+    match name {
         "intensity" => cloud.intensity(),
         _ => cloud.find(&[&name.to_ascii_lowercase()]).map(|a| {
             let column = &a.column;
             (0..column.len()).map(|i| column.get(i) as f32).collect()
         }),
+    }
+}
+
+/// First point with coordinates whose `feature` is read from an attribute and is not finite. Networks cannot take such a
+/// scan.
+pub fn not_finite(cloud: &PointCloud, feature: &str) -> Option<usize> {
+    let values = match feature {
+        "coord" | "color" | "height" | "return_ratio" => return None,
+        "normal" => cloud.normals()?.iter().map(|n| n.iter().sum()).collect(),
+        name => attribute(cloud, name)?,
     };
-    let values = values.ok_or_else(|| missing(name, name, cloud))?;
-    finite(name, values.iter().copied(), whole)?;
-    Ok(values)
+    let mut points = values.iter().zip(&cloud.coord);
+    points.position(|(v, p)| !v.is_finite() && is_usable(p))
+}
+
+/// The error of [`not_finite`] points.
+pub fn not_finite_error(feature: &str, point: u64) -> Error {
+    Error::argument(
+        format!("point {point}"),
+        format!("its {feature} is not a finite number; remove such points from the scan first"),
+    )
 }
 
 fn finite(feature: &str, mut values: impl Iterator<Item = f32>, whole: &Whole<'_>) -> Result<()> {
     match values.position(|v| !v.is_finite()) {
         None => Ok(()),
-        Some(row) => Err(Error::NotFinite {
-            what: format!("feature {feature}"),
-            fault: format!(
-                "of point {}; remove such points from the scan first",
-                (whole.number)(row)
-            ),
-        }),
+        Some(row) => Err(not_finite_error(feature, (whole.number)(row))),
     }
 }
 

@@ -26,12 +26,13 @@ use super::segment::{Classifier, Decider};
 use super::tiles::Cut;
 use super::views::Views;
 use crate::cloud::PointCloud;
-use crate::cloud::features::{Feature, Floors};
+use crate::cloud::features::{Feature, Floors, not_finite, not_finite_error};
 use crate::weights::InputSpec;
 use crate::{Error, Result};
 use block::{Outputs, Site};
 use seams::Seams;
 use spool::{Plan, Spool};
+use std::collections::BTreeMap;
 use std::path::Path;
 
 pub use results::Results;
@@ -41,6 +42,7 @@ pub use results::Results;
 pub struct Survey {
     spool: Spool,
     measured: Measured,
+    odd: Odd,
     reads_color: bool,
 }
 
@@ -65,7 +67,11 @@ pub struct Measured {
 pub struct Large {
     spool: Spool,
     measured: Measured,
+    odd: Odd,
 }
+
+/// Features that are read from attributes, and the first point whose value is not finite.
+type Odd = Vec<(String, Option<u64>)>;
 
 /// What came out of a segmentation.
 #[derive(Debug)]
@@ -136,6 +142,11 @@ impl Survey {
                 largest_color: None,
             },
             reads_color: features.iter().any(|f| f.name == "color"),
+            odd: (features.iter())
+                .map(|f| (f.name.clone(), None))
+                .collect::<BTreeMap<_, _>>()
+                .into_iter()
+                .collect(),
         })
     }
 
@@ -166,6 +177,10 @@ impl Survey {
             let both = m.largest_color.into_iter().chain(cloud.largest_color());
             m.largest_color = both.reduce(f64::max);
         }
+        for (feature, odd) in &mut self.odd {
+            let find = || not_finite(cloud, feature).map(|row| m.points + row as u64);
+            *odd = odd.or_else(find);
+        }
         self.spool.push(cloud, m.points)?;
         m.points += cloud.len() as u64;
         Ok(())
@@ -180,6 +195,7 @@ impl Survey {
         Ok(Large {
             spool: self.spool,
             measured: self.measured,
+            odd: self.odd,
         })
     }
 }
@@ -198,7 +214,7 @@ impl Large {
     /// A class for every point. `folder` takes the temporary file of the results.
     ///
     /// # Errors
-    /// Features that the scan does not have, a voxel size that the survey was not made for, a full disk, and whatever
+    /// Features that the scan does not have or that are not finite, a voxel size that the survey was not made for, a full disk, and whatever
     /// `classifier` and `watch` return.
     pub fn segment(
         &self,
@@ -207,6 +223,12 @@ impl Large {
         classifier: &mut dyn Classifier,
         watch: Watch<'_>,
     ) -> Result<Outcome> {
+        for (feature, odd) in &self.odd {
+            let is_read = how.input.features.iter().any(|f| f.name == *feature);
+            if let (true, Some(point)) = (is_read, *odd) {
+                return Err(not_finite_error(feature, point));
+            }
+        }
         let which = self
             .spool
             .voxels()
