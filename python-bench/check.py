@@ -3,8 +3,8 @@
     python check.py [FOLDER]
 
 For every network file: logits in eval and train mode, loss, batch-norm buffers, every gradient, one AdamW step; for
-the training curves: a free run of 40 steps against its limits, and the logits of the final state. Limits are those of
-the README beside the files. Exit status 1 if anything is outside.
+the training curves: a free run of 40 steps in double precision, as the reference ran, and the logits of the final state.
+Limits of networks are those of the README beside the files. Exit status 1 if anything is outside.
 """
 
 import json
@@ -106,12 +106,14 @@ def check_curve(tensors, meta, name):
     settings = json.loads(meta[f"curve_{name}"])
     config = dict(json.loads(meta["config"]), unpool_backend=settings["unpool_backend"])
     t = part(tensors, prefix)
-    model = make(config, part(tensors, "init."))
+    # The reference ran in double precision. In single precision two values that are nearly the same change places in a
+    # maximum, depending on the order of sums and so on the number of threads, and from there on the run is another one.
+    model = make(config, part(tensors, "init.")).double()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1.0, weight_decay=settings["weight_decay"])
     worst = 0.0
     for step in range(40):
         batch = part(tensors, f"batch{step % 4}.")
-        logits = model(batch["coord"], batch["feat"], batch["offset"])
+        logits = model(batch["coord"].double(), batch["feat"].double(), batch["offset"])
         loss = cross_entropy(logits, batch["segment"], ignore_index=-1)
         if name == "lovasz":
             keep = batch["segment"] >= 0
@@ -120,9 +122,9 @@ def check_curve(tensors, meta, name):
         loss.backward()
         optimizer.param_groups[0].update(lr=float(t["lr"][step]), betas=(float(t["beta1"][step]), 0.999))
         optimizer.step()
-        worst = max(worst, abs(float(loss.detach()) - float(t["loss"][step])) / float(t["tol.loss"][step]))
+        worst = max(worst, abs(float(loss.detach()) - float(t["loss"][step])))
     print(f"curve {name}")
-    report("loss over 40 steps, worst error / its limit", worst, 1.0)
+    report("loss over 40 steps in f64, worst error", worst, 1e-6)
     model = make(config, part(tensors, f"{prefix}final.state."))
     batch = part(tensors, "batch0.")
     inputs = batch["coord"], batch["feat"], batch["offset"]
