@@ -63,13 +63,19 @@ impl Twin<'_> {
         [soft, kept]
     }
 
-    /// u of a point and group.
-    fn sums(&self, w: &[f64], point: usize, g: usize) -> Vec<f64> {
+    /// h of the pairs of a point.
+    fn hidden(&self, point: usize) -> Vec<Vec<f64>> {
+        let pairs = self.pairs_of(point);
+        pairs.map(|p| self.table.hidden(&self.x[5], p)).collect()
+    }
+
+    /// u of a point and group, whose pairs have `hidden`.
+    fn sums(&self, w: &[f64], point: usize, g: usize, hidden: &[Vec<f64>]) -> Vec<f64> {
         let mut u = vec![0.0; self.channels()];
-        for pair in self.pairs_of(point) {
-            let h = self.table.hidden(&self.x[5], pair);
+        for (pair, h) in self.pairs_of(point).zip(hidden) {
+            let w = self.r(w[pair * self.groups + g]);
             for (u, h) in u.iter_mut().zip(h) {
-                *u += self.r(w[pair * self.groups + g]) * self.r(h);
+                *u += w * self.r(*h);
             }
         }
         u
@@ -79,6 +85,10 @@ impl Twin<'_> {
         let (channels, [_, w]) = (self.channels(), self.weights());
         let mut y = vec![0.0; self.table.points() * channels];
         for point in 0..self.table.points() {
+            let hidden = self.hidden(point);
+            let u: Vec<Vec<f64>> = (0..self.groups)
+                .map(|g| self.sums(&w, point, g, &hidden))
+                .collect();
             for c in 0..channels {
                 let g = c / (channels / self.groups);
                 let y = &mut y[point * channels + c];
@@ -89,9 +99,8 @@ impl Twin<'_> {
                     *y +=
                         w[pair * self.groups + g] * (self.x[4][row * channels + c] + self.x[7][c]);
                 }
-                let u = self.sums(&w, point, g);
                 let w2 = &self.x[6][c * channels..];
-                *y += u
+                *y += u[g]
                     .iter()
                     .zip(w2)
                     .map(|(u, w)| self.r(*u) * self.r(*w))
@@ -108,8 +117,10 @@ impl Twin<'_> {
         let mut d_w = vec![0.0; soft.len()];
         for (point, d_y) in d_y.chunks_exact(channels).enumerate() {
             let mut d_h = vec![0.0; self.table.neighbors.k * channels];
+            let hidden = self.hidden(point);
             for g in 0..groups {
-                let (own, u) = (g * width..(g + 1) * width, self.sums(&w, point, g));
+                let own = g * width..(g + 1) * width;
+                let u = self.sums(&w, point, g, &hidden);
                 let w2 =
                     |c: usize, of: usize| self.r(d_y[c]) * self.r(self.x[6][c * channels + of]);
                 let d_u: Vec<f64> = (0..channels)
@@ -125,7 +136,7 @@ impl Twin<'_> {
                     let Some(row) = self.table.row(pair) else {
                         continue;
                     };
-                    let (at, h) = (pair * groups + g, self.table.hidden(&self.x[5], pair));
+                    let (at, h) = (pair * groups + g, &hidden[j]);
                     for c in own.clone() {
                         d[4][row * channels + c] += w[at] * d_y[c];
                         d[7][c] += w[at] * d_y[c];
@@ -137,16 +148,16 @@ impl Twin<'_> {
                     }
                 }
             }
-            self.position(point, &d_h, &mut d[5]);
+            self.position(point, &hidden, &d_h, &mut d[5]);
         }
         self.encoding([&soft, &d_w], &mut d);
         d
     }
 
     /// Through the hidden layer of a point's pairs.
-    fn position(&self, point: usize, d_h: &[f64], d_position: &mut [f64]) {
-        for (pair, d_h) in self.pairs_of(point).zip(d_h.chunks_exact(self.channels())) {
-            let h = self.table.hidden(&self.x[5], pair);
+    fn position(&self, point: usize, hidden: &[Vec<f64>], d_h: &[f64], d_position: &mut [f64]) {
+        let d_h = d_h.chunks_exact(self.channels());
+        for ((pair, h), d_h) in self.pairs_of(point).zip(hidden).zip(d_h) {
             for c in (0..h.len()).filter(|c| h[*c] > 0.0) {
                 (0..3).for_each(|a| d_position[4 * c + a] += d_h[c] * self.table.delta(pair, a));
                 d_position[4 * c + 3] += d_h[c];
