@@ -14,6 +14,7 @@ mod blend;
 mod codes;
 pub mod large;
 pub mod memory;
+pub mod passes;
 pub mod predict;
 pub mod segment;
 mod segmenter;

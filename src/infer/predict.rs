@@ -1,13 +1,48 @@
 //! Running a network on prepared points.
 
+use crate::device::cuda::Mark;
 use crate::device::random::Random;
-use crate::device::{Array, parallel};
+use crate::device::{Array, Device, parallel};
 use crate::graph::{Executor, Graph, Mode, Shape};
-use crate::models::Model;
+use crate::models::{Geometry, Model, Network};
 use crate::{Error, Result};
 
 /// Rows per parallel piece of the softmax.
 const CHUNK: usize = 1 << 12;
+
+/// What a network sees, brought to its device.
+#[derive(Debug)]
+pub struct Prepared {
+    points: usize,
+    feat: Array<f32>,
+    geometry: Geometry,
+    /// What to wait for before anything of it is used.
+    ready: Option<Mark>,
+}
+
+/// Index lists and features of a ragged batch on `device`: `coord` \[N\] metres, `offsets` B+1 entries, `feat` [N, Cin].
+///
+/// # Errors
+/// Sizes that do not fit each other, and faults of a GPU.
+pub fn prepare(
+    network: &dyn Network,
+    device: Device,
+    coord: &[[f32; 3]],
+    offsets: &[usize],
+    feat: Vec<f32>,
+) -> Result<Prepared> {
+    let geometry = network.geometry(device, coord, offsets)?;
+    let feat = Array::from(feat);
+    if let Device::Cuda(gpu) = device {
+        feat.on(gpu)?;
+    }
+    Ok(Prepared {
+        points: coord.len(),
+        feat,
+        geometry,
+        ready: device.mark()?,
+    })
+}
 
 /// Runs `model` in inference form on a ragged batch: `coord` \[N\] metres, `offsets` B+1 entries, `feat` [N, Cin].
 /// Returns the logits [N, C].
@@ -21,12 +56,23 @@ pub fn logits(
     offsets: &[usize],
     feat: Vec<f32>,
 ) -> Result<Vec<f32>> {
-    let geometry = model
-        .network
-        .geometry(model.params.device(), coord, offsets)?;
+    let device = model.params.device();
+    let prepared = prepare(&*model.network, device, coord, offsets, feat)?;
+    logits_of(model, executor, prepared)
+}
+
+/// As [`logits`], of what is prepared.
+///
+/// # Errors
+/// As there.
+pub fn logits_of(model: &Model, executor: &mut Executor, input: Prepared) -> Result<Vec<f32>> {
+    if let Some(mark) = &input.ready {
+        mark.wait()?;
+    }
     let mut graph = Graph::new(&model.params, Mode::Inference, Random::new(0, 0));
-    let shape = Shape::new(coord.len(), model.network.input_channels());
-    let feat = graph.input(Array::from(feat), shape)?;
+    let shape = Shape::new(input.points, model.network.input_channels());
+    let feat = graph.input(input.feat, shape)?;
+    let geometry = input.geometry;
     let output = model.network.record(&mut graph, &geometry, feat.into())?;
     graph.keep(output);
     let run = executor.run(&graph, None)?;
@@ -39,7 +85,7 @@ pub fn logits(
                  trained on",
                 logits[bad],
                 bad / model.network.classes(),
-                coord.len()
+                input.points
             ),
         });
     }

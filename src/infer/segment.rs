@@ -1,15 +1,15 @@
 //! From a cloud to a class for every point.
 
 use super::blend::Blend;
+use super::passes::{After, Before, Input, Inputs, Next, Seen, Turn, Voting};
 use super::tiles::{self, Cut, Tile};
 use super::views::Views;
-use super::vote::Votes;
 use crate::Result;
 use crate::cloud::PointCloud;
-use crate::cloud::augment::{self, Step, center_shift};
-use crate::cloud::features::{self, Feature, Sample};
-use crate::cloud::voxel::Voxels;
+use crate::cloud::augment::Step;
+use crate::cloud::features::Sample;
 use crate::weights::InputSpec;
+use std::sync::mpsc::channel;
 
 /// Voxels of a tile when nothing else is asked for: about half a gigabyte for the largest shipped configuration.
 pub const TILE_VOXELS: usize = 200_000;
@@ -59,6 +59,24 @@ pub trait Classifier {
 
     /// Probabilities [N, C] for one cloud: `coord` \[N\] in metres, `feat` [N, Cin].
     fn probabilities(&mut self, coord: &[[f32; 3]], feat: Vec<f32>) -> Result<Vec<f32>>;
+
+    /// Probabilities for one cloud after another. Whoever can prepare one while another runs may do so.
+    ///
+    /// # Errors
+    /// The first of `inputs`, of `turn` or of a run, which ends it.
+    fn each(
+        &mut self,
+        inputs: &mut (dyn Iterator<Item = Result<Input>> + Send),
+        turn: &mut dyn Turn,
+    ) -> Result<()> {
+        for input in inputs {
+            let Input { coord, feat } = input?;
+            turn.before()?;
+            let probabilities = self.probabilities(&coord, feat)?;
+            turn.after(probabilities)?;
+        }
+        Ok(())
+    }
 }
 
 /// Called before every run of the network with the views done and the views in all; an error stops the work.
@@ -95,11 +113,15 @@ pub fn segment(
     let mut decider = Decider::new(input, options.views, classifier);
     let mut blend = Blend::new(&sample.coord, &tiles, decider.classes(), []);
     let views = decider.views.len();
-    for (number, tile) in tiles.iter().enumerate() {
-        let mut watch = |view: usize| watch(number * views + view, tiles.len() * views);
-        let votes = decider.votes(&sample, tile, &mut watch)?;
-        blend.add(&sample.coord, tile, &votes);
-    }
+    decider.votes(
+        (&sample, &tiles),
+        false,
+        &mut |tile, view| watch(tile * views + view, tiles.len() * views),
+        &mut |tile, votes| {
+            blend.add(&sample.coord, &tiles[tile], votes);
+            Ok(())
+        },
+    )?;
     let mut result = Prediction {
         class: vec![-1; cloud.len()],
         confidence: vec![0.0; cloud.len()],
@@ -115,19 +137,12 @@ pub fn segment(
     Ok(result)
 }
 
-/// The points of a tile in the frame of a scan of their own.
-fn tile_sample(sample: &Sample, tile: &Tile) -> Sample {
-    let mut piece = sample.select(&tile.rows);
-    center_shift(&mut piece.coord, true);
-    piece
-}
-
 /// Lets the network vote on the points of tiles.
 pub(super) struct Decider<'a> {
     input: &'a InputSpec,
     /// Steps of each view.
     views: Vec<Vec<Step>>,
-    every_point: bool,
+    seen: Seen,
     classifier: &'a mut dyn Classifier,
     /// Runs of the network so far.
     pub passes: usize,
@@ -142,7 +157,10 @@ impl<'a> Decider<'a> {
         Decider {
             input,
             views: views.steps(),
-            every_point: views != Views::Plain,
+            seen: match views {
+                Views::Plain => Seen::OnePerVoxel,
+                _ => Seen::Every,
+            },
             classifier,
             passes: 0,
         }
@@ -153,68 +171,38 @@ impl<'a> Decider<'a> {
         self.classifier.classes()
     }
 
-    /// Votes on every point of a tile. `watch` is called before every run of the network with the number of
-    /// views done.
+    /// Votes on every point of tiles of a sample, tile after tile. Points that are `thinned` are one per voxel already and
+    /// are seen in one view.
     pub fn votes(
         &mut self,
-        sample: &Sample,
-        tile: &Tile,
-        watch: &mut dyn FnMut(usize) -> Result<()>,
-    ) -> Result<Votes> {
-        let piece = tile_sample(sample, tile);
-        let mut votes = Votes::new(piece.len(), self.classes());
-        for view in 0..self.views.len() {
-            self.view(&piece, view, &mut votes, &mut || watch(view))?;
-        }
-        Ok(votes)
-    }
-
-    /// Votes on every point of a tile whose points are one per voxel already, in one view.
-    pub fn votes_of_thinned(&mut self, sample: &Sample, tile: &Tile) -> Result<Votes> {
-        let probabilities = self.run(tile_sample(sample, tile))?;
-        Ok(Votes::of(probabilities, self.classes()))
-    }
-
-    /// Adds the votes of one view. Test procedure of the reference: augment, voxelise, and for every fragment centre and
-    /// run.
-    fn view(
-        &mut self,
-        piece: &Sample,
-        view: usize,
-        votes: &mut Votes,
-        watch: &mut dyn FnMut() -> Result<()>,
+        (sample, tiles): (&Sample, &[Tile]),
+        thinned: bool,
+        before: Before<'_>,
+        after: After<'_>,
     ) -> Result<()> {
-        let piece = augment::apply(&self.views[view], piece.clone())?;
-        let voxels = Voxels::new(&piece.coord, self.input.voxel_size)?;
-        if !self.every_point {
-            watch()?;
-            let probabilities = self.run(piece.select(&voxels.fragment(0)))?;
-            votes.spread(voxels.inverse(), &probabilities);
-            return Ok(());
-        }
+        let seen = if thinned { Seen::Thinned } else { self.seen };
         let classes = self.classes();
-        for fragment in 0..voxels.fragment_count().min(FRAGMENTS) {
-            watch()?;
-            let probabilities = self.run(piece.select(&voxels.fragment(fragment)))?;
-            for (voxel, row) in probabilities.chunks_exact(classes).enumerate() {
-                let members = voxels.members(voxel);
-                let first = fragment % members.len();
-                votes.add(members[first] as usize, row);
-                for further in members.iter().skip(first + FRAGMENTS).step_by(FRAGMENTS) {
-                    votes.add(*further as usize, row);
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Runs the network on points that are one per voxel.
-    fn run(&mut self, mut seen: Sample) -> Result<Vec<f32>> {
-        let features: &[Feature] = &self.input.features;
-        self.input.frame.place(&mut seen.coord);
-        self.passes += 1;
-        let feat = features::matrix(&seen, features);
-        self.classifier.probabilities(&seen.coord, feat)
+        let (sender, jobs) = channel();
+        let mut inputs = Inputs {
+            sample,
+            tiles,
+            input: self.input,
+            views: &self.views,
+            seen,
+            jobs: sender,
+            next: Next::default(),
+        };
+        let mut voting = Voting {
+            jobs,
+            job: None,
+            seen,
+            classes,
+            votes: None,
+            passes: &mut self.passes,
+            before,
+            after,
+        };
+        self.classifier.each(&mut inputs, &mut voting)
     }
 }
 

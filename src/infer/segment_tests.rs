@@ -1,6 +1,7 @@
 use super::*;
 use crate::Error;
 use crate::cloud::Column;
+use crate::cloud::features::Feature;
 use crate::device::random::{Random, Sequence};
 
 /// Class 1 above the threshold in the first feature, with full confidence; counts what it sees.

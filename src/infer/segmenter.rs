@@ -2,8 +2,10 @@
 
 use super::large::{self, Large, Outcome};
 use super::memory::{Needs, Share};
+use super::passes::{Input, Turn};
+use super::predict::{self, Prepared};
 use super::segment::{self, Classifier, Options, Prediction, Watch};
-use super::{predict, shipped::Shipped};
+use super::shipped::Shipped;
 use crate::Result;
 use crate::cloud::PointCloud;
 use crate::device::{Device, Precision};
@@ -12,6 +14,7 @@ use crate::io::Labels;
 use crate::models::Model;
 use crate::weights::{ModelMetadata, Tensors, load_model, safetensors};
 use std::path::Path;
+use std::sync::mpsc::sync_channel;
 
 /// Cells of the coarsest grid that a tile's margin spans: the reach of the attention at the coarsest level, where most of
 /// a point's surroundings come from.
@@ -237,5 +240,105 @@ impl Classifier for Segmenter {
         let mut rows = self.logits(coord, &offsets, feat)?;
         predict::softmax(&mut rows, self.classes());
         Ok(rows)
+    }
+
+    /// On a GPU, a thread of its own prepares the next input beside the run of one: points become features and index
+    /// lists, which it brings to the GPU.
+    fn each(
+        &mut self,
+        inputs: &mut (dyn Iterator<Item = Result<Input>> + Send),
+        turn: &mut dyn Turn,
+    ) -> Result<()> {
+        let (device, classes) = (self.model.params.device(), self.classes());
+        let Segmenter {
+            model, executor, ..
+        } = self;
+        let mut run = |prepared: Result<Prepared>| -> Result<()> {
+            let prepared = prepared?;
+            turn.before()?;
+            let mut rows = predict::logits_of(model, executor, prepared)?;
+            predict::softmax(&mut rows, classes);
+            turn.after(rows)
+        };
+        let network = &*model.network;
+        let mut prepared = inputs.map(|input| {
+            let Input { coord, feat } = input?;
+            predict::prepare(network, device, &coord, &[0, coord.len()], feat)
+        });
+        if device == Device::Cpu {
+            return prepared.try_for_each(run);
+        }
+        // One waits while another is prepared.
+        let (sender, ready) = sync_channel(0);
+        std::thread::scope(|scope| {
+            scope.spawn(move || {
+                let _ahead = match device.ahead() {
+                    Ok(ahead) => ahead,
+                    Err(error) => {
+                        let _ = sender.send(Err(error));
+                        return;
+                    }
+                };
+                for prepared in prepared {
+                    // The other end is gone after an error.
+                    if sender.send(prepared).is_err() {
+                        return;
+                    }
+                }
+            });
+            ready.into_iter().try_for_each(&mut run)
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Error;
+    use crate::graph::check::devices;
+    use crate::infer::Views;
+    use crate::measure::room;
+
+    /// A segmenter that prepares nothing ahead.
+    struct OneByOne(Segmenter);
+
+    impl Classifier for OneByOne {
+        fn classes(&self) -> usize {
+            Classifier::classes(&self.0)
+        }
+
+        fn probabilities(&mut self, coord: &[[f32; 3]], feat: Vec<f32>) -> Result<Vec<f32>> {
+            self.0.probabilities(coord, feat)
+        }
+    }
+
+    #[test]
+    fn inputs_that_are_prepared_ahead_give_the_same_bits() {
+        let (coord, _) = room(700, 1);
+        let cloud = PointCloud {
+            coord: coord.iter().map(|p| p.map(f64::from)).collect(),
+            attributes: Vec::new(),
+        };
+        let options = Options {
+            views: Views::Plain,
+            tile_voxels: 400,
+        };
+        for device in devices() {
+            let model = Shipped::named("robot_cell").unwrap();
+            let segmenter = || Segmenter::shipped(model, device).unwrap();
+            let input = segmenter().metadata.input;
+            let of = |classifier: &mut dyn Classifier, last: usize| {
+                let mut watch = |done, _| match done {
+                    done if done <= last => Ok(()),
+                    _ => Err(Error::argument("watch", "stops")),
+                };
+                segment::segment(&cloud, &input, 0.1, &options, classifier, &mut watch)
+            };
+            let expected = of(&mut OneByOne(segmenter()), usize::MAX).unwrap();
+            assert!(expected.tiles > 1, "one tile has no next");
+            let found = of(&mut segmenter(), usize::MAX).unwrap();
+            assert_eq!(found, expected, "{device}");
+            assert!(of(&mut segmenter(), 0).is_err(), "{device} does not stop");
+        }
     }
 }

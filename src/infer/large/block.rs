@@ -18,9 +18,9 @@ use crate::cloud::features::{Feature, Floors, Sample, Whole};
 use crate::cloud::keys::{self, KeyNumbers};
 use crate::infer::blend::Blend;
 use crate::infer::segment::Decider;
-use crate::infer::tiles::{self, Cut, Tile};
-use crate::infer::vote::Votes;
+use crate::infer::tiles::{self, Cut};
 use crate::weights::InputSpec;
+use std::cell::Cell;
 
 /// Decisions that are written together.
 const WRITE: usize = 1 << 20;
@@ -83,13 +83,8 @@ impl Site<'_> {
             let next = voxels.len() as u32;
             voxels.number(keys::of_cell(cell)) == next
         })?;
-        let (class, confidence, tiles) = self.decide(
-            &mut held,
-            decider,
-            outputs.seams,
-            watch,
-            |decider, sample, tile, _| decider.votes_of_thinned(sample, tile),
-        )?;
+        let (class, confidence, tiles) =
+            self.decide(&mut held, decider, outputs.seams, watch, true)?;
         drop(held);
         self.give(block, false, outputs.results, |cell| {
             let seen = voxels.get(keys::of_cell(cell));
@@ -117,13 +112,8 @@ impl Site<'_> {
                 read % slices == slice
             })?;
             let mut watch = |done: f64| watch((slice as f64 + done) / slices as f64);
-            let (class, confidence, more) = self.decide(
-                &mut held,
-                decider,
-                outputs.seams,
-                &mut watch,
-                |decider, sample, tile, watch| decider.votes(sample, tile, &mut |_| watch()),
-            )?;
+            let (class, confidence, more) =
+                self.decide(&mut held, decider, outputs.seams, &mut watch, false)?;
             tiles += more;
             for open in &held.open {
                 held.core[open.row as usize] = false;
@@ -301,7 +291,7 @@ impl Site<'_> {
         [middle(0), middle(1), self.lowest]
     }
 
-    /// Cuts what is held into tiles that `vote`, and leaves the votes on open points to their owners. Gives class and
+    /// Cuts what is held into tiles, lets `decider` vote on them, and leaves the votes on open points to their owners. Gives class and
     /// confidence of all points, and the number of tiles.
     fn decide(
         &self,
@@ -309,21 +299,24 @@ impl Site<'_> {
         decider: &mut Decider<'_>,
         seams: &mut Seams,
         watch: Watch<'_>,
-        vote: impl Fn(&mut Decider<'_>, &Sample, &Tile, &mut dyn FnMut() -> Result<()>) -> Result<Votes>,
+        thinned: bool,
     ) -> Result<(Vec<i32>, Vec<f32>, usize)> {
         let (sample, core) = (&held.sample, &held.core);
         let tiles = tiles::cut_part(&sample.coord, Some(core), self.cut)?;
         let total: usize = tiles.iter().map(|t| t.decided).sum();
         let rows = held.open.iter().map(|o| o.row);
         let mut blend = Blend::new(&sample.coord, &tiles, decider.classes(), rows);
-        let mut done = 0;
-        for tile in &tiles {
-            let share = done as f64 / total as f64;
-            watch(share)?;
-            let votes = vote(decider, sample, tile, &mut || watch(share))?;
-            blend.add(&sample.coord, tile, &votes);
-            done += tile.decided;
-        }
+        let done = Cell::new(0);
+        decider.votes(
+            (sample, &tiles),
+            thinned,
+            &mut |_, _| watch(done.get() as f64 / total as f64),
+            &mut |tile, votes| {
+                blend.add(&sample.coord, &tiles[tile], votes);
+                done.set(done.get() + tiles[tile].decided);
+                Ok(())
+            },
+        )?;
         seams.put(&mut held.open, |row| blend.sums(row))?;
         let (class, confidence) = blend.decide();
         Ok((class, confidence, tiles.len()))
