@@ -24,6 +24,15 @@ pub fn blocks(criterion: &mut Criterion) {
             Gelu,
             &Case::passes(&[Shape::new(n, 4 * c)], 2, 4),
         );
+        // backward computes the hidden layer again
+        let flops = |products: usize| Throughput::Elements((products * 8 * n * c * c) as u64);
+        let (up, down) = (Shape::new(4 * c, c), Shape::new(c, 4 * c));
+        let shapes = [x, up, Shape::new(1, 4 * c), down, vector];
+        measure(
+            criterion,
+            Perceptron,
+            &Case::new(&shapes, flops(2), flops(5)),
+        );
     }
     let x = Shape::new(40_000, 48);
     measure(

@@ -119,9 +119,7 @@ impl WindowBlock {
         graph.tap("attention", h);
         let x = self.record_residual(graph, x, h)?; // [N, C]
         let h = self.norm2.record(graph, x)?; // [N, C]
-        let h = self.fc1.record(graph, h)?; // [N, 4C]
-        let h = graph.push(ops::Gelu, &[h])?; // [N, 4C]
-        let h = self.fc2.record(graph, h)?; // [N, C]
+        let h = self.record_perceptron(graph, h)?; // [N, C]
         self.record_residual(graph, x, h) // [N, C]
     }
 
@@ -137,6 +135,15 @@ impl WindowBlock {
         let op = ops::WindowAttention::new(windows.clone(), self.config.heads, self.config.tables);
         let y = graph.push(op, &inputs)?; // [N, C]
         self.projection.record(graph, y) // [N, C]
+    }
+
+    fn record_perceptron(&self, graph: &mut Graph<'_>, x: Var) -> Result<Var> {
+        let mut inputs = vec![x];
+        for layer in [&self.fc1, &self.fc2] {
+            inputs.push(graph.param(layer.weight));
+            inputs.extend(layer.bias.map(|b| graph.param(b)));
+        }
+        graph.push(ops::Perceptron, &inputs) // [N, C], through [N, 4C]
     }
 
     /// Records x + DropPath(branch); rows are dropped in training only.

@@ -11,8 +11,9 @@
 
 use super::elementwise::{self, Given};
 use crate::Result;
-use crate::device::cuda::kernels;
+use crate::device::cuda::{Grid, args, kernels};
 use crate::device::simd::{Kernel, Simd, dispatch};
+use crate::device::{Gpu, Pointer};
 use crate::graph::{Backward, Forward, Op, Plan, Shape};
 
 kernels!("gelu");
@@ -96,6 +97,73 @@ impl Kernel for Gradient<'_> {
             s.store_partial(d_x, s.fma(s.load_partial(d_y), slope, s.load_partial(d_x)));
         }
     }
+}
+
+/// The same in place.
+struct GateInPlace<'a>(&'a mut [f32]);
+
+impl Kernel for GateInPlace<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        for x in self.0.chunks_mut(S::LANES) {
+            let v = s.load_partial(x);
+            s.store_partial(x, s.mul(v, normal(s, v)));
+        }
+    }
+}
+
+/// x becomes y, and d_y becomes d_x.
+struct GateAndGradient<'a> {
+    x: &'a mut [f32],
+    d_y: &'a mut [f32],
+}
+
+impl Kernel for GateAndGradient<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let parts = self
+            .x
+            .chunks_mut(S::LANES)
+            .zip(self.d_y.chunks_mut(S::LANES));
+        for (x, d_y) in parts {
+            let v = s.load_partial(x);
+            let share = normal(s, v);
+            let density = s.exp(s.mul(s.mul(v, v), s.splat(-0.5)));
+            let slope = s.fma(s.mul(v, s.splat(DENSITY)), density, share);
+            s.store_partial(x, s.mul(v, share));
+            s.store_partial(d_y, s.mul(s.load_partial(d_y), slope));
+        }
+    }
+}
+
+/// y in place of x, by this thread alone.
+pub(super) fn gate(x: &mut [f32]) {
+    dispatch(GateInPlace(x));
+}
+
+/// y in place of x and the gradient of x in place of that of y, by this thread alone.
+pub(super) fn gate_and_gradient(x: &mut [f32], d_y: &mut [f32]) {
+    dispatch(GateAndGradient { x, d_y });
+}
+
+/// y of `n` values on a GPU.
+pub(super) fn gate_on(gpu: Gpu, x: Pointer, n: usize, y: Pointer) -> Result<()> {
+    gpu.launch(&KERNELS, "gelu_forward", Grid::strided(n), args![x, n, y])
+}
+
+/// Adds the gradient of `n` values on a GPU.
+pub(super) fn add_gradient_on(
+    gpu: Gpu,
+    (x, d_y): (Pointer, Pointer),
+    n: usize,
+    d_x: Pointer,
+) -> Result<()> {
+    let args = args![x, d_y, n, d_x];
+    gpu.launch(&KERNELS, "gelu_backward", Grid::strided(n), args)
 }
 
 impl Op for Gelu {

@@ -21,6 +21,7 @@ mod neighbor_max;
 mod norm_coefficients;
 mod offsets;
 mod pairs;
+mod perceptron;
 mod position_norm;
 #[cfg(test)]
 mod reference;
@@ -53,6 +54,7 @@ pub use matmul::Matmul;
 pub use neighbor_max::NeighborMax;
 pub use norm_coefficients::NormCoefficients;
 pub use offsets::Offsets;
+pub use perceptron::Perceptron;
 pub use position_norm::PositionNorm;
 pub use relation::Relation;
 pub use relation_multiplier::RelationMultiplier;

@@ -69,6 +69,11 @@ impl<'a> View<'a> {
         }
     }
 
+    /// Numbers of rows and of columns.
+    pub fn shape(self) -> (usize, usize) {
+        (self.rows, self.cols)
+    }
+
     /// Rows become columns.
     pub fn transposed(self) -> Self {
         View {
@@ -303,13 +308,24 @@ mod tests {
                     bias: Some(&bias),
                     residual: Some(&residual),
                     relu: true,
+                    add: false,
                 };
-                for (finish, what) in [(Finish::default(), "plain"), (finish, "finished")] {
-                    let mut y = vec![f32::NAN; m * n];
+                let added = Finish {
+                    add: true,
+                    ..Finish::default()
+                };
+                let all = [
+                    (Finish::default(), "plain"),
+                    (finish, "finished"),
+                    (added, "added"),
+                ];
+                for (finish, what) in all {
+                    let mut y = vec![if finish.add { 0.25 } else { f32::NAN }; m * n];
                     panels.product(ViewMut::new(&mut y, m, n), x, finish);
                     let want: Vec<f32> = (0..m * n)
                         .map(|at| match (naive(&x, &w, at / n, at % n), what) {
                             (y, "plain") => y,
+                            (y, "added") => y + 0.25,
                             (y, _) => (y + bias[at % n] + residual[at]).max(0.0),
                         })
                         .collect();

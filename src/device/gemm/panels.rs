@@ -31,6 +31,8 @@ pub struct Finish<'a> {
     pub residual: Option<&'a [f32]>,
     /// Whether negative values become zero; NaN stays NaN.
     pub relu: bool,
+    /// Whether the result is added to what is there.
+    pub add: bool,
 }
 
 impl<'a> Panels<'a> {
@@ -115,6 +117,11 @@ impl Kernel for Pack<'_> {
             }
         }
         for (k, row) in panel.chunks_exact_mut(width).enumerate() {
+            if b.col_stride == 1 {
+                row[..real].copy_from_slice(&b.values[k * b.row_stride + first..][..real]);
+                row[real..].fill(0.0);
+                continue;
+            }
             let from = if k < fours { lanes } else { 0 };
             for (col, y) in row.iter_mut().enumerate().skip(from) {
                 *y = if col < real {
@@ -228,6 +235,9 @@ impl Product<'_> {
                 }
                 if finish.relu {
                     y = s.max(s.zero(), y);
+                }
+                if finish.add {
+                    y = s.add(load(s, out), y);
                 }
                 match lanes == S::LANES {
                     true => s.store(out, y),

@@ -42,7 +42,9 @@ fn mask(count: usize) -> __mmask16 {
 /// Four rows of four values, one per quarter.
 #[inline(always)]
 fn four_rows(x: &[f32], starts: [usize; 4]) -> __m512 {
-    let [a, b, c, d] = starts.map(|s| &x[s..s + 4]);
+    // Not `map`, which is a call of its own where this is inlined often.
+    let [a, b, c, d] = starts;
+    let (a, b, c, d) = (&x[a..a + 4], &x[b..b + 4], &x[c..c + 4], &x[d..d + 4]);
     // SAFETY: the slices have four values; a value of `Avx512` exists where this is called.
     unsafe {
         let v = _mm512_castps128_ps512(_mm_loadu_ps(a.as_ptr()));

@@ -1,4 +1,4 @@
-//! Forward and backward on the host: forward with Wᵀ packed once; W itself lies as the crate's product wants it.
+//! Forward and backward on the host: Wᵀ or W packed once; sums over rows lie as the crate's product wants them.
 
 use super::{Epilogue, Linear};
 use crate::device::gemm::{Finish, Panels, Store, View, ViewMut, product};
@@ -12,7 +12,55 @@ fn chunk(rows: usize) -> usize {
     rows.div_ceil(16).next_multiple_of(16).clamp(32, 256)
 }
 
-/// Adds the sum over rows to `sums`.
+/// The result is added to what is there.
+pub(in super::super) const ADD: Finish<'_> = Finish {
+    bias: None,
+    residual: None,
+    relu: false,
+    add: true,
+};
+
+/// d_w += d_zᵀ · x for `d_z`, some columns of n rows, and x [n, `inputs`].
+pub(in super::super) fn add_weight_gradient(
+    d_w: &mut [f32],
+    d_z: View<'_>,
+    (x, inputs): (&[f32], usize),
+) {
+    let (n, outputs) = d_z.shape();
+    let d_w = ViewMut::new(d_w, outputs, inputs);
+    product(d_w, d_z.transposed(), View::new(x, n, inputs), Store::Add);
+}
+
+/// d_w += d_zᵀ · x where threads share out the rows of d_w, of matrices with `outputs` and `inputs` columns.
+pub(in super::super) fn add_few_rows_gradient(
+    d_w: &mut [f32],
+    (d_z, outputs): (&[f32], usize),
+    (x, inputs): (&[f32], usize),
+) {
+    let tile = outputs.div_ceil(8).next_multiple_of(16);
+    parallel::for_each_rows(d_w, inputs, tile, |first, d_w| {
+        let shape = [d_z.len() / outputs, d_w.len() / inputs];
+        let d_z = View::strided(d_z.get(first..).unwrap_or_default(), shape, [outputs, 1]);
+        add_weight_gradient(d_w, d_z, (x, inputs));
+    });
+}
+
+/// d_b += Σ d_z; `scratch` holds [`parallel::PARTIALS`] times as many values as d_b.
+pub(in super::super) fn add_bias_gradient(d_b: &mut [f32], d_z: &[f32], scratch: &mut [f32]) {
+    let outputs = d_b.len();
+    let partials = &mut scratch[..parallel::PARTIALS * outputs];
+    let rows = d_z.len() / outputs.max(1);
+    parallel::for_each_partial(rows, 1, partials, outputs, |range, sums| {
+        add_column_sums(&d_z[range.start * outputs..range.end * outputs], sums);
+    });
+    parallel::add_partials(partials, outputs, d_b);
+}
+
+/// Adds the sum over `rows` to `sums`.
+pub(in super::super) fn add_column_sums(rows: &[f32], sums: &mut [f32]) {
+    dispatch(ColumnSums { rows, sums });
+}
+
 struct ColumnSums<'a> {
     rows: &'a [f32],
     sums: &'a mut [f32],
@@ -43,6 +91,7 @@ impl Linear {
                 bias,
                 residual: residual.map(|r| &r[first * outputs..]),
                 relu: self.epilogue != Epilogue::Nothing,
+                add: false,
             };
             let x = View::new(&x[first * inputs..], rows, inputs);
             let y = ViewMut::new(y, rows, outputs);
@@ -53,7 +102,7 @@ impl Linear {
     pub(super) fn cpu_backward(&self, io: &mut Backward<'_>) {
         let Some(d_y) = io.d_output(0) else { return };
         let (n, inputs, outputs) = (io.shape(0).rows, io.shape(0).cols, io.shape(1).rows);
-        let scratch = io.scratch();
+        let (panels, scratch) = io.scratch().split_at_mut(Panels::words(outputs, inputs));
         let (masked, partials) = match self.epilogue {
             Epilogue::Nothing => scratch.split_at_mut(0),
             _ => scratch.split_at_mut(n * outputs),
@@ -76,12 +125,11 @@ impl Linear {
             });
         }
         if let Some(d_x) = io.d_input(0) {
-            let w = io.input(1);
+            let w = Panels::pack(View::new(io.input(1), outputs, inputs), panels);
             parallel::for_each_rows(d_x, inputs, chunk(n), |first, d_x| {
                 let rows = d_x.len() / inputs;
                 let d_z = View::new(&d_z[first * outputs..], rows, outputs);
-                let w = View::new(w, outputs, inputs);
-                product(ViewMut::new(d_x, rows, inputs), d_z, w, Store::Add);
+                w.product(ViewMut::new(d_x, rows, inputs), d_z, ADD);
             });
         }
         self.cpu_backward_weights(io, d_z, partials);
@@ -92,31 +140,19 @@ impl Linear {
         let (n, inputs, outputs) = (io.shape(0).rows, io.shape(0).cols, io.shape(1).rows);
         let (bias_parts, weight_parts) = partials.split_at_mut(parallel::PARTIALS * outputs);
         if let Some(d_b) = self.bias.then(|| io.d_input(2)).flatten() {
-            parallel::for_each_partial(n, 1, bias_parts, outputs, |range, sums| {
-                let rows = &d_z[range.start * outputs..range.end * outputs];
-                dispatch(ColumnSums { rows, sums });
-            });
-            parallel::add_partials(bias_parts, outputs, d_b);
+            add_bias_gradient(d_b, d_z, bias_parts);
         }
         let Some(d_w) = io.d_input(1) else { return };
         let x = io.input(0);
         if weight_parts.is_empty() {
-            let tile = outputs.div_ceil(8).next_multiple_of(16);
-            parallel::for_each_rows(d_w, inputs, tile, |first, d_w| {
-                let rows = d_w.len() / inputs;
-                let d_z = d_z.get(first..).unwrap_or_default();
-                let d_z = View::strided(d_z, [n, rows], [outputs, 1]).transposed();
-                let x = View::new(x, n, inputs);
-                product(ViewMut::new(d_w, rows, inputs), d_z, x, Store::Add);
-            });
+            add_few_rows_gradient(d_w, (d_z, outputs), (x, inputs));
             return;
         }
         let size = outputs * inputs;
         parallel::for_each_partial(n, 1, weight_parts, size, |range, w| {
-            let rows = range.len();
-            let x = View::new(&x[range.start * inputs..], rows, inputs);
-            let d_z = View::new(&d_z[range.start * outputs..], rows, outputs).transposed();
-            product(ViewMut::new(w, outputs, inputs), d_z, x, Store::Add);
+            let d_z = View::new(&d_z[range.start * outputs..], range.len(), outputs);
+            let x = &x[range.start * inputs..range.end * inputs];
+            add_weight_gradient(w, d_z, (x, inputs));
         });
         parallel::for_each_rows(d_w, 1, 1 << 12, |first, d_w| {
             for part in weight_parts.chunks_exact(size) {

@@ -18,6 +18,9 @@ mod cuda;
 #[cfg(test)]
 mod tests;
 
+pub(super) use cpu::{
+    ADD, add_bias_gradient, add_column_sums, add_few_rows_gradient, add_weight_gradient,
+};
 pub(super) use cuda::{
     add_input_gradient_on, add_weight_gradient_on, product_on, weight_gradient_words,
 };
@@ -71,7 +74,7 @@ impl Linear {
 
     /// Partial sums of the weight gradient. Short matrices have none: their threads share out the rows of W instead,
     /// since partial sums of wide weights would be larger than everything else.
-    fn parts(rows: usize) -> usize {
+    pub(super) fn parts(rows: usize) -> usize {
         match rows.div_ceil(PART_ROWS) {
             0..4 => 0,
             parts => parts.min(parallel::PARTIALS),
@@ -112,7 +115,10 @@ impl Op for Linear {
         let masked = if rectified { y.len() } else { 0 };
         Ok(Plan {
             forward_scratch: Panels::words(w.cols, w.rows),
-            backward_scratch: masked + Self::parts(x.rows) * w.len() + parallel::PARTIALS * w.rows,
+            backward_scratch: Panels::words(w.rows, w.cols)
+                + masked
+                + Self::parts(x.rows) * w.len()
+                + parallel::PARTIALS * w.rows,
             backward_scratch_cuda: weight_gradient_words(x.rows, w).max(chunks.count * w.rows),
             reads_inputs: vec![0, 1],
             reads_outputs: if rectified { vec![0] } else { Vec::new() },
