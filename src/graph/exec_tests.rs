@@ -2,7 +2,7 @@ use super::*;
 use crate::device::Array;
 use crate::device::random::Random;
 use crate::graph::check::devices;
-use crate::graph::{Layout, Mode, Scope};
+use crate::graph::{Layout, Mode, Scope, Shape};
 use crate::ops::{AddRelu, DropPath, Relu};
 
 fn params(device: Device) -> Params {
