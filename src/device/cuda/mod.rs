@@ -48,15 +48,19 @@ mod lane;
 #[cfg(feature = "cuda")]
 mod library;
 #[cfg(feature = "cuda")]
+mod probe;
+#[cfg(feature = "cuda")]
 mod replay;
 #[cfg(feature = "cuda")]
 mod staging;
 #[cfg(feature = "cuda")]
 pub(crate) use block::Block;
 #[cfg(feature = "cuda")]
-pub use context::{Cuda, compiler, describe, probe, probed, resources, take_counts};
+pub use context::Cuda;
 #[cfg(feature = "cuda")]
 pub use lane::{Ahead, Mark};
+#[cfg(feature = "cuda")]
+pub use probe::{compiler, describe, probe, probed, resources, take_counts};
 #[cfg(feature = "cuda")]
 pub use replay::Replay;
 
