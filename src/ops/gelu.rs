@@ -193,13 +193,13 @@ impl Op for Gelu {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::device::simd::{Level, dispatch_at};
     use crate::graph::check::{Check, spread};
 
     /// Φ(x) by the series of erf, all terms of one sign: φ(x) Σ x^(2n+1) / (1·3·…·(2n+1)) above or below 1/2.
-    fn normal_f64(x: f64) -> f64 {
+    pub fn normal_f64(x: f64) -> f64 {
         let (mut term, mut sum, mut n) = (x, x, 1.0);
         while term.abs() > 1e-18 * sum.abs() {
             n += 2.0;

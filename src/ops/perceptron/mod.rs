@@ -63,24 +63,14 @@ impl Sizes {
 
     /// Words of W1ᵀ, W2 and W1, packed.
     fn backward_panels(self) -> [usize; 3] {
-        let Sizes {
-            inputs,
-            hidden,
-            outputs,
-            ..
-        } = self;
-        [(inputs, hidden), (outputs, hidden), (hidden, inputs)].map(|(i, o)| Panels::words(i, o))
+        let (i, h, o) = (self.inputs, self.hidden, self.outputs);
+        [(i, h), (o, h), (h, i)].map(|(rows, cols)| Panels::words(rows, cols))
     }
 
     /// Words of the gradients of W1, W2, b1 and b2.
     fn gradients(self) -> [usize; 4] {
-        let Sizes {
-            inputs,
-            hidden,
-            outputs,
-            ..
-        } = self;
-        [hidden * inputs, outputs * hidden, hidden, outputs]
+        let (i, h, o) = (self.inputs, self.hidden, self.outputs);
+        [h * i, o * h, h, o]
     }
 
     fn backward_scratch(self) -> usize {

@@ -1,16 +1,6 @@
 use super::*;
 use crate::graph::check::{Check, spread};
-
-/// Φ(x), by the series of erf.
-fn normal(x: f64) -> f64 {
-    let (mut term, mut sum, mut n) = (x, x, 1.0);
-    while term.abs() > 1e-18 * sum.abs() {
-        n += 2.0;
-        term *= x * x / n;
-        sum += term;
-    }
-    0.5 + sum * (-0.5 * x * x).exp() / std::f64::consts::TAU.sqrt()
-}
+use crate::ops::gelu::tests::normal_f64;
 
 fn naive(x: &[Vec<f64>], [inputs, hidden, outputs]: [usize; 3]) -> Vec<Vec<f64>> {
     let layer = |x: &[f64], w: &[f64], b: &[f64]| -> Vec<f64> {
@@ -18,7 +8,9 @@ fn naive(x: &[Vec<f64>], [inputs, hidden, outputs]: [usize; 3]) -> Vec<Vec<f64>>
         w.chunks(x.len()).zip(b).map(|(w, b)| dot(w) + b).collect()
     };
     let row = |row: &[f64]| {
-        let h = layer(row, &x[1], &x[2]).into_iter().map(|z| z * normal(z));
+        let h = layer(row, &x[1], &x[2])
+            .into_iter()
+            .map(|z| z * normal_f64(z));
         let h: Vec<f64> = h.collect();
         assert_eq!((h.len(), x[4].len()), (hidden, outputs));
         layer(&h, &x[3], &x[4])
