@@ -71,7 +71,7 @@ pub struct Large {
 }
 
 /// Features that are read from attributes, and the first point whose value is not finite.
-type Odd = Vec<(String, Option<u64>)>;
+type Odd = BTreeMap<String, Option<u64>>;
 
 /// What came out of a segmentation.
 #[derive(Debug)]
@@ -142,11 +142,7 @@ impl Survey {
                 largest_color: None,
             },
             reads_color: features.iter().any(|f| f.name == "color"),
-            odd: (features.iter())
-                .map(|f| (f.name.clone(), None))
-                .collect::<BTreeMap<_, _>>()
-                .into_iter()
-                .collect(),
+            odd: features.iter().map(|f| (f.name.clone(), None)).collect(),
         })
     }
 
