@@ -2,6 +2,9 @@
 
     python compare.py [--network ptv2|stratified] [--points 10000,40000] [--threads 1,2] [--rounds 5] [--json FILE]
                       [--jobs inference,training] [--patience 0] [--cairn ../target/release/cairn]
+    python compare.py --device cuda [--variants eager,compiled] [--precisions f32,tf32,bf16] [--repeats 15] ...
+
+On a GPU (`compare_cuda.py`) the table is another one; the rest of this text is about CPUs.
 
 For the S3DIS configuration of a network: first the logits of both are compared with those of PyTorch in double precision
 (a comparison of different results would mean nothing), then inference and the training step (forward, cross entropy,
@@ -55,26 +58,19 @@ class Network:
     """What differs between the networks."""
 
     make: Callable  # an untrained network
-    example: Callable  # number of points -> a network to measure, its inputs
+    batch: Callable  # number of points -> inputs
+    seeded: Callable  # inputs -> a network to measure
     prefix: str  # of the names in the checkpoint
     conventions: str  # how `cairn convert` calls such checkpoints
     compiled: tuple  # modules that are worth compiling
     variants: dict  # what PyTorch is timed for
 
 
-def ptv2_example(points):
-    batch = make_pth.batch_of([points], 11)
-    return make_pth.seeded(ptv2.S3DIS, 12, batch), batch
-
-
-def stratified_example(points):
-    return stratified.seeded(), stratified.batch_of([points])
-
-
 NETWORKS = {
     "ptv2": Network(
         lambda: ptv2.PointTransformerV2(ptv2.S3DIS),
-        ptv2_example,
+        lambda points: make_pth.batch_of([points], 11),
+        lambda batch: make_pth.seeded(ptv2.S3DIS, 12, batch),
         "module.backbone.",
         "pointcept",
         ("GroupedVectorAttention",),
@@ -82,7 +78,8 @@ NETWORKS = {
     ),
     "stratified": Network(
         lambda: stratified.StratifiedTransformer(stratified.S3DIS),
-        stratified_example,
+        lambda points: stratified.batch_of([points]),
+        lambda batch: stratified.seeded(),
         "module.",
         "stratified",
         ("KPConv", "Perceptron"),
@@ -207,7 +204,8 @@ def cairn(args, folder, job, threads):
 
 def prepare(program, network, folder, points):
     """Writes checkpoint and input. Returns how far the logits of both programs are from those in double precision."""
-    model, batch = network.example(points)
+    batch = network.batch(points)
+    model = network.seeded(batch)
     make_pth.reference(model, batch, folder / "input.safetensors")
     state = {network.prefix + k: v for k, v in model.state_dict().items()}
     torch.save(dict(epoch=7, state_dict=state, best_iou=np.float64(0.7)), folder / "model.pth")
@@ -275,18 +273,29 @@ def line(r):
 
 
 def main():
+    texts = lambda text: text.split(",")
     numbers = lambda text: [int(n) for n in text.split(",")]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--network", choices=NETWORKS, default="ptv2")
     parser.add_argument("--points", type=numbers, default=[10000, 40000], help="sizes, separated by commas")
     parser.add_argument("--threads", type=numbers, default=[os.cpu_count()], help="the same")
-    parser.add_argument("--jobs", type=lambda text: text.split(","), default=list(REPEATS), help="inference, training")
+    parser.add_argument("--jobs", type=texts, default=list(REPEATS), help="inference, training")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--patience", type=int, default=0, help="how often a disturbed run may be done again")
     parser.add_argument("--cairn", type=Path, default=HERE.parent / "target" / "release" / "cairn")
     parser.add_argument("--json", type=Path, help="write the table as JSON, too")
+    parser.add_argument("--device", choices=["cpu", "cuda", "emulator"], default="cpu")
+    parser.add_argument("--variants", type=texts, default=["eager", "compiled"], help="of PyTorch on a GPU")
+    parser.add_argument("--precisions", type=texts, default=["f32", "tf32", "bf16"], help="of PyTorch on a GPU")
+    parser.add_argument("--repeats", type=int, default=15, help="timed runs of a process on a GPU")
     parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)
     args = parser.parse_args()
+    if args.device != "cpu":
+        import compare_cuda
+
+        args.cairn = args.cairn.resolve()
+        (compare_cuda.child if args.child else compare_cuda.main)(args, NETWORKS[args.network])
+        return
     if args.child:
         child(NETWORKS[args.network], Path(args.child[0]), *args.child[1:], args.threads[0])
         return

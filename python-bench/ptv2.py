@@ -18,14 +18,17 @@ from torch import nn
 
 
 spent = 0.0  # seconds in functions of coordinates alone, so far
+backend = None  # what finds index lists on a GPU: called with the name and the arguments of a function below
 
 
 def geometry(function):
-    """Adds the time of a function to `spent`."""
+    """Adds the time of a function to `spent`, or lets `backend` do its work."""
 
     @functools.wraps(function)
     def timed(*args):
         global spent
+        if backend is not None:
+            return backend(function.__name__, *args)
         start = time.perf_counter()
         result = function(*args)
         spent += time.perf_counter() - start
@@ -61,10 +64,17 @@ def neighbours(k, coord, offset, query, query_offset):
     return torch.from_numpy(index), torch.from_numpy(distance)
 
 
+def rows(x, index):
+    """x[index]; -1 is the last row."""
+    if backend is None:
+        return x[index]
+    # On a GPU the backward pass of indexing would sort, that of `index_select` adds up by atomics.
+    return x.index_select(0, index.flatten().remainder(len(x))).unflatten(0, index.shape)
+
+
 def group(index, feat):
     """[M, K, C]: the rows of `feat` that `index` names, zeros where it names none."""
-    padded = torch.cat([feat, feat.new_zeros(1, feat.shape[1])])
-    return padded[index]
+    return rows(torch.cat([feat, feat.new_zeros(1, feat.shape[1])]), index)
 
 
 class PointBatchNorm(nn.Module):
@@ -148,7 +158,7 @@ class Block(nn.Module):
         h = self.norm3(self.fc3(h))
         if self.training and self.drop_path > 0:
             keep = 1 - self.drop_path
-            h = h * (torch.rand(len(h), 1) < keep) / keep
+            h = h * (torch.rand(len(h), 1, device=h.device) < keep) / keep
         return torch.relu(x + h)
 
 
@@ -180,6 +190,12 @@ def grid_cluster(coord, offset, size):
     return cluster, count, torch.cumsum(torch.bincount(rows, minlength=len(offset)), 0)
 
 
+@geometry
+def centers(coord, cluster, count):
+    """Mean of the points of every cell."""
+    return coord.new_zeros(len(count), 3).index_add_(0, cluster, coord) / count[:, None]
+
+
 class GridPool(nn.Module):
     def __init__(self, channels_in, channels, size):
         super().__init__()
@@ -192,17 +208,16 @@ class GridPool(nn.Module):
         cluster, count, pooled_offset = grid_cluster(coord, offset, self.size)
         pooled = x.new_zeros(len(count), x.shape[1])
         pooled = pooled.scatter_reduce(0, cluster[:, None].expand_as(x), x, "amax", include_self=False)
-        mean = coord.new_zeros(len(count), 3).index_add_(0, cluster, coord) / count[:, None]
-        return pooled, mean, pooled_offset, cluster
+        return pooled, centers(coord, cluster, count), pooled_offset, cluster
 
 
 def interpolate(x, coord, offset, fine, fine_offset):
     """Inverse-distance mean of the three nearest coarse points. A missing neighbour reads the last row, as the
     reference code does (its weight is about 1e-5)."""
     index, distance = neighbours(3, coord, offset, fine, fine_offset)
-    weight = 1.0 / (distance.to(x.dtype) + 1e-8)
+    weight = 1.0 / (distance.to(torch.promote_types(x.dtype, distance.dtype)) + 1e-8)
     weight = weight / weight.sum(1, keepdim=True)
-    return sum(x[index[:, i]] * weight[:, i : i + 1] for i in range(3))
+    return sum(rows(x, index[:, i]) * weight[:, i : i + 1] for i in range(3))
 
 
 class UnpoolWithSkip(nn.Module):
@@ -215,7 +230,7 @@ class UnpoolWithSkip(nn.Module):
     def forward(self, coarse, fine, cluster):
         x = self.proj(coarse[0])
         if self.backend == "map":
-            x = x[cluster]
+            x = rows(x, cluster)
         else:
             x = interpolate(x, coarse[1], coarse[2], fine[1], fine[2])
         return x + self.proj_skip(fine[0])

@@ -26,8 +26,8 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.nn.functional import embedding_bag
 
-from ptv2 import clouds, neighbours, room
-from stratified_lists import Pairs, ball, furthest_points
+from ptv2 import clouds, neighbours, room, rows
+from stratified_lists import ball, furthest_points, pair_lists
 
 PART = 3 << 18  # numbers in the largest tensor of a part of the pairs
 
@@ -161,6 +161,9 @@ class Attend(torch.autograd.Function):
         return d_q, d_kt[:n] + d_k, d_vt[:n], d_kt[n:], d_tk, d_vt[n:], None, None
 
 
+attend = Attend.apply  # or that of a GPU, `cuda_attention.attend`
+
+
 class Attention(nn.Module):
     def __init__(self, channels, heads, window, step):
         super().__init__()
@@ -177,7 +180,7 @@ class Attention(nn.Module):
         names = ("query", "key", "value")
         tables = [getattr(self, f"relative_pos_{name}_table").permute(3, 0, 1, 2).flatten(2).flatten(0, 1) for name in names]
         q = q * (q.shape[1] // self.heads) ** -0.5
-        return self.proj(Attend.apply(q, k, v, *tables, lists, self.heads))
+        return self.proj(attend(q, k, v, *tables, lists, self.heads))
 
 
 class Perceptron(nn.Module):
@@ -199,7 +202,7 @@ class Block(nn.Module):
     def kept(self, x):
         if not self.training or self.drop == 0:
             return x
-        return x * ((torch.rand(len(x), 1) >= self.drop) / (1 - self.drop))
+        return x * ((torch.rand(len(x), 1, device=x.device) >= self.drop) / (1 - self.drop))
 
     def forward(self, x, lists):
         x = x + self.kept(self.attn(self.norm1(x), lists))
@@ -218,11 +221,11 @@ class TransitionDown(nn.Module):
             total = int((b - a) * self.ratio) + 1 if i == 0 else total + (b - a) * self.ratio + 1
             ends.append(int(total))
         new_offset = torch.tensor(ends)
-        rows = furthest_points(coord, offset, np.diff([0, *ends]))
-        index, _ = neighbours(self.k, coord, offset, coord[rows], new_offset)
+        sampled = furthest_points(coord, offset, np.diff([0, *ends]).tolist())
+        index, _ = neighbours(self.k, coord, offset, coord[sampled], new_offset)
         y = self.linear(self.norm(x))
-        y = torch.where((index >= 0).unsqueeze(-1), y[index.clamp_min(0)], -torch.inf).amax(1)
-        return y, coord[rows], new_offset
+        y = torch.where((index >= 0).unsqueeze(-1), rows(y, index.clamp_min(0)), -torch.inf).amax(1)
+        return y, coord[sampled], new_offset
 
 
 class Stage(nn.Module):
@@ -236,7 +239,7 @@ class Stage(nn.Module):
         counts = [(b - a) // self.scale + 1 for a, b in clouds(offset)]
         sampled = furthest_points(coord, offset, counts)
         where = coord, offset, self.window, self.step, sampled
-        lists = [Pairs(*where, shifted, self.training) for shifted in (False, True)[: len(self.blocks)]]
+        lists = [pair_lists(*where, shifted, self.training) for shifted in (False, True)[: len(self.blocks)]]
         for i, block in enumerate(self.blocks):
             x = block(x, lists[i % 2])
         return x, self.downsample(x, coord, offset) if self.downsample else None
@@ -251,10 +254,10 @@ class Upsample(nn.Module):
     def forward(self, x, coord, offset, skip, skip_coord, skip_offset):
         index, distance = neighbours(3, coord, offset, skip_coord, skip_offset)
         for (a, b), (first, _) in zip(clouds(skip_offset), clouds(offset)):
-            index[a:b][index[a:b] < 0] = first  # far away, but there
-        weight = 1 / (distance.to(x.dtype) + 1e-8)
+            index[a:b].masked_fill_(index[a:b] < 0, first)  # far away, but there
+        weight = 1 / (distance.to(torch.promote_types(x.dtype, distance.dtype)) + 1e-8)
         weight = weight / weight.sum(1, keepdim=True)
-        return self.linear1(skip) + (self.linear2(x)[index] * weight.unsqueeze(-1)).sum(1)
+        return self.linear1(skip) + (rows(self.linear2(x), index) * weight.unsqueeze(-1)).sum(1)
 
 
 class StratifiedTransformer(nn.Module):

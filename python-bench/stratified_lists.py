@@ -120,7 +120,6 @@ def turned(rows, count):
 class Pairs:
     """Who attends to whom, and with which rows of the tables."""
 
-    @geometry
     def __init__(self, coord, offset, window, step, sampled, shifted, training):
         query, key = pairs(coord, offset, window, sampled, shifted)
         self.points, self.parts = len(coord), 2 * int((2 * window + 1e-4) / step)  # N, L
@@ -138,3 +137,8 @@ class Pairs:
             self.query_of = self.query.index_select(0, self.pair)
             self.bins_of_key = self.rows[:, 1:].index_select(0, self.pair[: self.cut]) - len(coord)
             self.key_of_bin = self.rows[:, 0].index_select(0, self.pair[self.cut :])
+
+
+@geometry
+def pair_lists(*args):
+    return Pairs(*args)
