@@ -2,31 +2,51 @@
 //
 // Each sample depends on the one before, so what counts is the time from one sample to the next, not throughput. One block
 // takes one element of the batch, all elements at once: more blocks per element would have to wait for each other through
-// global memory twice per sample, which takes longer than the work of a sample. The points lie in buckets of 32 (a block of
-// the tree; several where an element has more than 2^20 points), 32 buckets to a node. What is known of a bucket, its box
-// and its farthest point, lies in shared memory where it fits: 48 bytes, so 80 000 points take 120 KB. Nodes live in
-// registers: node w + l * warps in lane l of warp w. For every sample
-// 1. a warp tests all of its nodes at once, then the 32 buckets of each node that holds a point which the sample may be
-//    closer to than all samples before, and lists those buckets;
-// 2. the warps share the listed buckets, whichever node they belong to: one coalesced read of 32 points and distances each;
-// 3. a warp finds the farthest of the nodes it listed buckets of, and all warps the farthest of all.
-// Three barriers. The coordinates of a farthest point travel with its distance, so that the next sample is known without a
-// read from memory. After a few hundred samples a handful of buckets is listed per sample: work is O(N log M + M log N)
-// for M samples, not O(N M). Bound by latency: one read from L2 and some ten warp reductions a sample.
+// global memory. Barriers cost, too; so samples are taken in rounds of some 70, with five or six barriers each.
+//
+// A point's key is its squared distance to the nearest sample and, below that, its place in the order of ties. The next
+// sample is the point of the highest key, and keys only fall: samples come in falling order of the keys at which they are
+// taken. So the samples down to a key `from` are among the points whose key is `from` or more now, the candidates. A round
+// 1. picks from the candidates until none that is left has a key of `from` or more. All candidates look at all others at
+//    once, a warp at each. One is picked when none of a higher key that is still open lies so near that it would lower its
+//    distance: whatever is sampled before it has a higher key at that time and so now, and is not near. One that lies near
+//    a pick of a higher key, which is sampled before it, takes the lower distance and stays, or is out of the round. The
+//    highest one always is picked, so this ends; mostly after two or three times, since few have more than one neighbour.
+//    In the order of their keys the picks are the next samples;
+// 2. lists the buckets with a point which a pick may be closer to than all samples before, or with a candidate of the next
+//    round, each with its picks: a warp tests 32 picks at once against a node, then the 32 buckets of the node against
+//    each pick that is near;
+// 3. shares the listed buckets among the warps: one coalesced read of 32 points and distances each, then the minimum over
+//    the picks that are near, in any order. Candidates for the next round are gathered on the way.
+// `from` falls by a step that grows while there are few candidates and shrinks while there are many. Where there are none,
+// it starts again below the farthest point. Where there are more than fit, none is picked, and `from` rises to the key of
+// one of those that fit, chosen so that about the wanted number of all is above. So lattices are no trouble, where
+// thousands of points are equally far: a step may be less than a distance, some places in the order of ties.
+//
+// The points lie in buckets of 32 (a block of the tree; several where an element has more than 2^20 points), 32 buckets to
+// a node. What is known of a bucket, its box, its largest distance and its place in the list, lies in shared memory where
+// it fits: 52 bytes, so 80 000 points take 130 KB. Boxes of nodes live in registers: node w + l * warps in lane l of warp
+// w. Of 40 000 points of a room, 10 000 are sampled in some 180 rounds; a sample is near to 13 buckets and changes four.
+// Bound by the instructions that one multiprocessor issues, half of them for listed buckets.
 #include "search.cuh"
 #include "triples.cuh"
 
 #define FARTHEST_THREADS 1024
 #define PREFIX_SAMPLES 256    // of a warp of farthest_point_prefix; as PREFIX in geometry/cuda/farthest_point.rs
-#define STATE_WORDS 12       // per bucket: box, distance, tie, x, y, z, list
-#define UNSAMPLED 1e10f      // squared distance of a point before any sample, m^2
+#define GROUPS 4              // of 32 candidates that a round may have, words of a uint4
+#define CANDIDATES (32 * GROUPS)
+#define WANTED 96             // candidates that a round should have
+#define UNSAMPLED 1e10f       // squared distance of a point before any sample, m^2
+#define TAKEN 0x80000000u     // beside the bits of the squared distance of a candidate that is picked
 
-// A point that is farthest from all samples so far, of those that a bucket, a node or a warp holds.
-struct Farthest {
-    u32 squared;  // bits of its squared distance, which are ordered as the distances are
-    u32 tie;      // its place in the order of equally far points
-    float x, y, z;
-};
+typedef u64 Key;  // bits of a squared distance, which are ordered as distances are, and below them the complement of the tie
+#define FIRST_STEP (1ull << 52)  // an eighth to a quarter of a distance
+#define LARGEST_STEP (1ull << 60)
+#define LOWEST (1ull << 32)      // of all points but samples
+
+__device__ __forceinline__ Key key_of(u32 squared, u32 tie) { return (u64)squared << 32 | ~tie; }
+__device__ __forceinline__ u32 squared_of(Key key) { return (u32)(key >> 32); }
+__device__ __forceinline__ Key lower(Key key, u64 step) { return key > step + LOWEST ? key - step : LOWEST; }
 
 __device__ __forceinline__ u32 warp_highest(u32 x) {
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800
@@ -36,15 +56,6 @@ __device__ __forceinline__ u32 warp_highest(u32 x) {
     for (int step = 16; step > 0; step >>= 1) x = max(x, __shfl_xor_sync(0xFFFFFFFFu, x, step));
     return x;
 #endif
-}
-
-// The farthest of the points that the lanes hold, known to all of them.
-__device__ __forceinline__ Farthest warp_farthest(const Farthest& mine) {
-    const u32 most = warp_highest(mine.squared);
-    const u32 tie = ~warp_highest(mine.squared == most ? ~mine.tie : 0u);
-    const u32 lane = __ffs(__ballot_sync(0xFFFFFFFFu, mine.squared == most && mine.tie == tie)) - 1;
-    return {most, tie, __shfl_sync(0xFFFFFFFFu, mine.x, lane), __shfl_sync(0xFFFFFFFFu, mine.y, lane),
-            __shfl_sync(0xFFFFFFFFu, mine.z, lane)};
 }
 
 // How equally far points are ordered: as the threads of the reference's kernel meet them. Thread t of T looks at the points
@@ -59,28 +70,24 @@ struct Ties {
     __device__ __forceinline__ u32 number(u32 tie) const { return (tie % each << bits) + tie / each; }
 };
 
-// What is known of the buckets of one element: planes of one word per bucket.
+// What is known of the buckets of one element: 13 words each, as STATE in geometry/cuda/farthest_point.rs.
 struct Buckets {
-    float* boxes;   // [6, count], lowest x, y, z, highest x, y, z
-    u32* squared;   // [count], of the farthest point
-    u32* tie;       // [count]
-    float* place;   // [3, count]
-    u32* list;      // [count], buckets that the sample at hand may change
+    float4* low;   // [count], lowest x, y, z; largest squared distance of a point
+    float4* high;  // [count], highest x, y, z
+    uint4* hits;   // [count], picks near to the bucket in the same place of the list, a bit each
+    u32* list;     // [count], buckets to go through in this round
     u32 count;
 
-    __device__ __forceinline__ Farthest farthest(u32 bucket) const {
-        if (bucket >= count) return {0u, MISSING, 0.0f, 0.0f, 0.0f};
-        return {squared[bucket], tie[bucket], place[bucket], place[count + bucket], place[2 * count + bucket]};
+    __device__ __forceinline__ Box box(const float4& low, u32 bucket) const {
+        const float4 top = high[bucket];
+        return {{low.x, low.y, low.z}, {top.x, top.y, top.z}, MISSING};
     }
-    __device__ __forceinline__ void put(u32 bucket, const Farthest& f) const {
-        squared[bucket] = f.squared;
-        tie[bucket] = f.tie;
-        place[bucket] = f.x;
-        place[count + bucket] = f.y;
-        place[2 * count + bucket] = f.z;
-    }
-    __device__ __forceinline__ Box box(u32 bucket) const { return load_bounds(boxes, count, bucket); }
 };
+
+// Buckets that start at `first` of `all` in memory.
+__device__ __forceinline__ Buckets buckets_of(float4* state, u64 all, u64 first, u32 count) {
+    return {state + first, state + all + first, (uint4*)(state + 2 * all) + first, (u32*)(state + 3 * all) + first, count};
+}
 
 // The points of one element.
 struct Element {
@@ -91,73 +98,217 @@ struct Element {
     Ties ties;
 };
 
-__device__ __forceinline__ Buckets buckets_of(float* state, u32 count) {
-    u32* words = (u32*)(state + 6ull * count);
-    return {state, words, words + count, state + 8ull * count, words + 5ull * count, count};
+// What the warps of a block share in a round.
+struct Round {
+    float4 places[CANDIDATES];   // of the candidates, and the bits of their ties
+    u32 squared[2][CANDIDATES];  // their distances, as they are and as they will be; 0 when out of the round
+    float4 picks[CANDIDATES];    // places of the samples
+    Key from, top;               // where too many candidates are found
+    u32 found;                   // candidates, and those that had no room
+    u32 listed;                  // buckets
+    u32 most;                    // bits of the largest distance where no candidate is found
+};
+
+__device__ __forceinline__ u32 bits_between(const float4& p, const float4& q) {
+    return __float_as_uint(squared_length(__fsub_rn(p.x, q.x), __fsub_rn(p.y, q.y), __fsub_rn(p.z, q.z)));
 }
 
-// Squared gap between a sample and a box; computed like a distance, and so never larger than that of a point inside.
-__device__ __forceinline__ float gap_to(const Box& box, const Farthest& sample) {
-    return squared_length(gap_along(sample.x, box.low[0], box.high[0]), gap_along(sample.y, box.low[1], box.high[1]),
-                          gap_along(sample.z, box.low[2], box.high[2]));
+// Squared gap between a point and a box; computed like a distance, and so never larger than that of a point inside.
+__device__ __forceinline__ float gap_to(const Box& box, const float4& p) {
+    return squared_length(gap_along(p.x, box.low[0], box.high[0]), gap_along(p.y, box.low[1], box.high[1]),
+                          gap_along(p.z, box.low[2], box.high[2]));
 }
 
-// Lowers the distances of a bucket's points to those from `sample`, where it is closer, by one warp. FIRST where there are
-// no distances yet.
+// The candidates that a lane compares with others: lane, lane + 32, ...
+struct Others {
+    float4 places[GROUPS];
+    u32 squared[GROUPS];
+
+    __device__ __forceinline__ void load_places(const Round& round, u32 found) {
+#pragma unroll
+        for (u32 g = 0; g < GROUPS; ++g) {
+            places[g] = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+            if (32 * g + lane_number() < found) places[g] = round.places[32 * g + lane_number()];
+        }
+    }
+    __device__ __forceinline__ void load_squared(const u32* from, u32 found) {
+#pragma unroll
+        for (u32 g = 0; g < GROUPS; ++g) {
+            squared[g] = 0;
+            if (32 * g + lane_number() < found) squared[g] = from[32 * g + lane_number()];
+        }
+    }
+    // Whether this lane's candidate of group g comes before the one of key `key`.
+    __device__ __forceinline__ bool is_before(u32 g, Key key) const {
+        return key_of(squared[g], __float_as_uint(places[g].w)) > key;
+    }
+    // How many come before the candidate of key `key`.
+    __device__ __forceinline__ u32 before(Key key) const {
+        u32 count = 0;
+#pragma unroll
+        for (u32 g = 0; g < GROUPS; ++g) count += __popc(__ballot_sync(0xFFFFFFFFu, is_before(g, key)));
+        return count;
+    }
+};
+
+// Whether a candidate is neither taken nor out of the round.
+__device__ __forceinline__ bool is_open(u32 squared) { return squared - 1u < TAKEN - 1u; }
+
+// What becomes of an open candidate, by one warp: it is taken, lowered, left as it is, or out of the round.
+__device__ __forceinline__ u32 settled(const Others& others, const float4& place, u32 squared, Key from) {
+    const u32 tie = __float_as_uint(place.w);
+    const Key key = key_of(squared, tie);
+    u32 least = squared;
+    bool is_blocked = false;
+#pragma unroll
+    for (u32 g = 0; g < GROUPS; ++g) {
+        const u32 between = bits_between(others.places[g], place);
+        if (between < squared) {
+            const u32 other = others.squared[g];
+            if (key_of(other & ~TAKEN, __float_as_uint(others.places[g].w)) <= key) continue;
+            if (other & TAKEN) least = min(least, between);
+            else is_blocked = true;
+        }
+    }
+    least = ~warp_highest(~least);
+    if (least < squared) return key_of(least, tie) >= from ? least : 0u;
+    return __any_sync(0xFFFFFFFFu, is_blocked) ? squared : squared | TAKEN;
+}
+
+// Picks the candidates that are the next samples, at most `room`: how many. By all threads; ends with a barrier.
+__device__ __forceinline__ u32 pick(Round& round, u32 found, Key from, const Element& e, u32 room, u32* rows) {
+    const u32 warp = threadIdx.x >> 5, warps = blockDim.x >> 5;
+    Others others;
+    others.load_places(round, found);
+    u32 half = 0;
+    bool is_any_open;
+    do {
+        is_any_open = false;
+        others.load_squared(round.squared[half], found);
+        for (u32 c = warp; c < found; c += warps) {
+            u32 squared = round.squared[half][c];
+            if (is_open(squared)) {
+                squared = settled(others, round.places[c], squared, from);
+                is_any_open |= is_open(squared);
+            }
+            if (lane_number() == 0) round.squared[half ^ 1u][c] = squared;
+        }
+        half ^= 1u;
+    } while (__syncthreads_or(is_any_open));
+    others.load_squared(round.squared[half], found);
+    for (u32 c = warp; c < found; c += warps) {
+        const u32 squared = round.squared[half][c];
+        if (!squared) continue;
+        const float4 place = round.places[c];
+        const u32 tie = __float_as_uint(place.w), rank = others.before(key_of(squared, tie));
+        if (rank < room && lane_number() == 0) {
+            round.picks[rank] = place;
+            rows[rank] = e.start + e.ties.number(tie);
+        }
+    }
+    __syncthreads();
+    return min(others.before(LOWEST), room);
+}
+
+// A key that a share of WANTED / found of the candidates with room are above, and the highest of them: by all threads,
+// ends with a barrier. Some candidates are below, so that repeating this ends.
+__device__ __forceinline__ void raise(Round& round, u32 found) {
+    const u32 share = max((u32)(WANTED * CANDIDATES) / found, 1u);
+    Others others;
+    others.load_places(round, CANDIDATES);
+    others.load_squared(round.squared[0], CANDIDATES);
+    for (u32 c = threadIdx.x >> 5; c < CANDIDATES; c += blockDim.x >> 5) {
+        const Key key = key_of(round.squared[0][c], __float_as_uint(round.places[c].w));
+        const u32 rank = others.before(key);
+        if (lane_number() == 0 && rank == share) round.from = key;
+        if (lane_number() == 0 && rank == 0) round.top = key;
+    }
+    __syncthreads();
+}
+
+// Bits of the largest distance of any point, by all threads. Holds two barriers; round.most is 0 before the first.
+__device__ __forceinline__ u32 farthest(Round& round, const Buckets& buckets) {
+    __syncthreads();
+    u32 most = 0;
+    for (u32 bucket = threadIdx.x; bucket < buckets.count; bucket += blockDim.x) most = max(most, __float_as_uint(buckets.low[bucket].w));
+    most = warp_highest(most);
+    if (lane_number() == 0) atomicMax(&round.most, most);
+    __syncthreads();
+    return round.most;
+}
+
+// Reserves places for the lanes that want one: that of this lane, by a whole warp.
+__device__ __forceinline__ u32 place_in(u32* count, bool is_wanted) {
+    const u32 all = __ballot_sync(0xFFFFFFFFu, is_wanted);
+    u32 first = 0;
+    if (lane_number() == 0 && all) first = atomicAdd(count, (u32)__popc(all));
+    return __shfl_sync(0xFFFFFFFFu, first, 0) + __popc(all & ((1u << lane_number()) - 1u));
+}
+
+// Lists the buckets of a node that a pick may change or that hold candidates, by one warp.
+__device__ __forceinline__ void list_node(const Buckets& buckets, u32 node, const Box& around, Round& round,
+                                          u32 count, Key from) {
+    const u32 bucket = node * 32 + lane_number();
+    const bool exists = bucket < buckets.count;
+    float4 low = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+    if (exists) low = buckets.low[bucket];
+    const u32 squared = __float_as_uint(low.w), most = warp_highest(squared);
+    Box box = {};
+    if (exists) box = buckets.box(low, bucket);
+    u32 hits[GROUPS], any = 0;
+#pragma unroll
+    for (u32 g = 0; g < GROUPS; ++g) {
+        hits[g] = 0;
+        if (32 * g >= count) continue;
+        const u32 i = 32 * g + lane_number();
+        const bool is_near = i < count && gap_to(around, round.picks[i]) < __uint_as_float(most);
+        for (u32 left = __ballot_sync(0xFFFFFFFFu, is_near); left; left &= left - 1) {
+            const u32 number = __ffs(left) - 1;
+            if (gap_to(box, round.picks[32 * g + number]) < low.w) hits[g] |= 1u << number;
+        }
+        any |= hits[g];
+    }
+    const bool is_listed = any || squared >= squared_of(from);
+    const u32 place = place_in(&round.listed, is_listed);
+    if (!is_listed) return;
+    buckets.list[place] = bucket;
+    buckets.hits[place] = make_uint4(hits[0], hits[1], hits[2], hits[3]);
+}
+
+// Adds the lanes' points to the candidates where their key is `from` or more, by one warp.
+__device__ __forceinline__ void gather(Round& round, const Element& e, const float4& p, u32 squared, Key from) {
+    const u32 tie = e.ties.of(__float_as_uint(p.w) - e.start);  // an unused place has distance 0
+    const bool is_candidate = key_of(squared, tie) >= from;
+    const u32 place = place_in(&round.found, is_candidate);
+    if (!is_candidate || place >= CANDIDATES) return;
+    round.places[place] = make_float4(p.x, p.y, p.z, __uint_as_float(tie));
+    round.squared[0][place] = squared;
+}
+
+// Lowers the distances of a bucket's points to those from the picks that `hits` names, where they are closer, and gathers
+// candidates, by one warp. FIRST where there are no distances yet.
 template <bool FIRST>
-__device__ __forceinline__ void approach(const Element& e, const Buckets& buckets, u32 bucket, const Farthest& sample,
-                                         float* squared) {
+__device__ __forceinline__ void approach(const Element& e, const Buckets& buckets, u32 bucket, const u32* hits,
+                                         Round& round, Key from, float* squared) {
     const u32 first = e.first + bucket * e.width, end = min(first + e.width, e.end);
-    Farthest best = {0u, MISSING, 0.0f, 0.0f, 0.0f};
+    u32 most = 0;
     for (u32 block = first; block < end; ++block) {
         const u64 at = (u64)block * 32 + lane_number();
         const float4 p = e.points[at];
-        const u32 row = __float_as_uint(p.w);
-        const float before = !FIRST ? squared[at] : row == MISSING ? 0.0f : UNSAMPLED;
-        // An unused place is NaN and keeps its 0, which loses every tie.
-        const float after = fminf(squared_length(__fsub_rn(p.x, sample.x), __fsub_rn(p.y, sample.y), __fsub_rn(p.z, sample.z)),
-                                  before);
+        const float before = !FIRST ? squared[at] : __float_as_uint(p.w) == MISSING ? 0.0f : UNSAMPLED;
+        // An unused place is NaN and keeps its 0.
+        float after = before;
+#pragma unroll
+        for (u32 g = 0; g < GROUPS; ++g)
+            for (u32 left = hits[g]; left; left &= left - 1)
+                after = fminf(__uint_as_float(bits_between(p, round.picks[32 * g + __ffs(left) - 1])), after);
         if (FIRST || after < before) squared[at] = after;
-        const u32 bits = __float_as_uint(after), tie = row == MISSING ? MISSING : e.ties.of(row - e.start);
-        if (bits > best.squared || (bits == best.squared && tie < best.tie)) best = {bits, tie, p.x, p.y, p.z};
+        const u32 farthest = warp_highest(__float_as_uint(after));
+        if (!FIRST && farthest >= squared_of(from)) gather(round, e, p, __float_as_uint(after), from);
+        most = max(most, farthest);
     }
-    best = warp_farthest(best);
-    if (lane_number() == 0) buckets.put(bucket, best);
+    if (lane_number() == 0) buckets.low[bucket].w = __uint_as_float(most);
 }
-
-// Lists the buckets of a node that the sample may change, by one warp.
-__device__ __forceinline__ void list_hits(const Buckets& buckets, u32 node, const Farthest& sample, u32* hits) {
-    const u32 bucket = node * 32 + lane_number();
-    const bool is_hit =
-        bucket < buckets.count && gap_to(buckets.box(bucket), sample) < __uint_as_float(buckets.squared[bucket]);
-    const u32 all = __ballot_sync(0xFFFFFFFFu, is_hit);
-    u32 first = 0;
-    if (lane_number() == 0 && all) first = atomicAdd(hits, (u32)__popc(all));
-    first = __shfl_sync(0xFFFFFFFFu, first, 0);
-    if (is_hit) buckets.list[first + __popc(all & ((1u << lane_number()) - 1u))] = bucket;
-}
-
-// The farthest points that the warps found, side by side.
-struct Entries {
-    u32 squared[32], tie[32];
-    float x[32], y[32], z[32];
-
-    // The farthest of all, known to all threads; `mine` is that of this warp. Holds a barrier.
-    __device__ __forceinline__ Farthest farthest(const Farthest& mine) {
-        const u32 warp = threadIdx.x >> 5, lane = lane_number();
-        if (lane == 0) {
-            squared[warp] = mine.squared;
-            tie[warp] = mine.tie;
-            x[warp] = mine.x;
-            y[warp] = mine.y;
-            z[warp] = mine.z;
-        }
-        __syncthreads();
-        Farthest other = {0u, MISSING, 0.0f, 0.0f, 0.0f};
-        if (lane < blockDim.x >> 5) other = {squared[lane], tie[lane], x[lane], y[lane], z[lane]};
-        return warp_farthest(other);
-    }
-};
 
 // Boxes of all buckets, by all threads of the block.
 __device__ __forceinline__ void fill_boxes(const Element& e, const Buckets& buckets, const float* boxes, u32 blocks) {
@@ -172,12 +323,28 @@ __device__ __forceinline__ void fill_boxes(const Element& e, const Buckets& buck
                 box.high[axis] = fmaxf(box.high[axis], other.high[axis]);
             }
         }
-#pragma unroll
-        for (int axis = 0; axis < 3; ++axis) {
-            buckets.boxes[(u64)axis * buckets.count + bucket] = box.low[axis];
-            buckets.boxes[(u64)(3 + axis) * buckets.count + bucket] = box.high[axis];
-        }
+        buckets.low[bucket] = make_float4(box.low[0], box.low[1], box.low[2], 0.0f);
+        buckets.high[bucket] = make_float4(box.high[0], box.high[1], box.high[2], 0.0f);
     }
+}
+
+// Box `lane` of those that the lanes hold, known to all of them.
+__device__ __forceinline__ Box box_of(const Box& own, u32 lane) {
+    Box box = own;
+#pragma unroll
+    for (int axis = 0; axis < 3; ++axis) {
+        box.low[axis] = __shfl_sync(0xFFFFFFFFu, own.low[axis], lane);
+        box.high[axis] = __shfl_sync(0xFFFFFFFFu, own.high[axis], lane);
+    }
+    return box;
+}
+
+// The step by which the next candidates are looked for, after one that found so many.
+__device__ __forceinline__ u64 next_step(u64 step, u32 found) {
+    if (found < WANTED / 4) return min(4 * step, LARGEST_STEP);
+    if (found < WANTED / 2) return min(2 * step, LARGEST_STEP);
+    if (found < WANTED * 3 / 4) return step + step / 4;
+    return found > WANTED * 5 / 4 ? step - step / 4 : step;
 }
 
 extern "C" __global__ void __launch_bounds__(FARTHEST_THREADS) farthest_point_samples(
@@ -192,12 +359,11 @@ extern "C" __global__ void __launch_bounds__(FARTHEST_THREADS) farthest_point_sa
     u32 tie_bits,                          // 2^tie_bits threads has the reference's kernel
     u32 is_shared,                         // whether the buckets of any element fit into shared memory
     float* __restrict__ squared,           // [M, 32], anything before
-    float* __restrict__ state,             // [M, 12], anything before, unless shared
+    float4* __restrict__ state,            // [M, 13] words, anything before, unless shared
     u32* __restrict__ rows                 // [samples]
 ) {
     extern __shared__ float4 shared_words[];
-    __shared__ Entries entries;
-    __shared__ u32 hits;
+    __shared__ Round round;
     const u32 last = samples[blockIdx.x + 1], start = starts[blockIdx.x];
     u32 slot = samples[blockIdx.x];
     if (slot == last) return;  // the whole block, before any barrier
@@ -205,41 +371,65 @@ extern "C" __global__ void __launch_bounds__(FARTHEST_THREADS) farthest_point_sa
     const u32 length = starts[blockIdx.x + 1] - start;
     const Ties ties = {tie_bits, (length + (1u << tie_bits) - 1) >> tie_bits};
     const Element e = {points, first, end, start, width, ties};
-    const Buckets buckets =
-        buckets_of(is_shared ? (float*)shared_words : state + (u64)STATE_WORDS * first, (end - first + width - 1) / width);
+    const u32 count = (end - first + width - 1) / width;
+    const Buckets buckets = is_shared ? buckets_of(shared_words, count, 0, count) : buckets_of(state, blocks, first, count);
     const u32 warp = threadIdx.x >> 5, lane = lane_number(), warps = blockDim.x >> 5;
-    const u32 nodes = (buckets.count + 31) / 32;
+    const u32 nodes = (count + 31) / 32;
     fill_boxes(e, buckets, boxes, blocks);
-    Farthest sample = {0u, 0u, coord[3 * (u64)start], coord[3 * (u64)start + 1], coord[3 * (u64)start + 2]};
-    for (u32 bucket = warp; bucket < buckets.count; bucket += warps)
-        approach<true>(e, buckets, bucket, sample, squared);
-    if (threadIdx.x == 0) rows[slot] = start;
+    if (threadIdx.x == 0) {
+        rows[slot] = start;
+        round.picks[0] = make_float4(coord[3 * (u64)start], coord[3 * (u64)start + 1], coord[3 * (u64)start + 2], 0.0f);
+        round.found = 0;
+    }
     __syncthreads();
-    // This lane's node: its box, which holds nothing where there is none, and its farthest point.
-    Box own = {{INFINITY, INFINITY, INFINITY}, {-INFINITY, -INFINITY, -INFINITY}, MISSING};
-    Farthest mine = {0u, MISSING, 0.0f, 0.0f, 0.0f};
-    u32 reached = 0;  // nodes of this warp whose buckets changed
+    Box own = {};  // of this lane's node
     for (u32 node = warp, l = 0; node < nodes; node += warps, ++l) {
         Box box = {{INFINITY, INFINITY, INFINITY}, {-INFINITY, -INFINITY, -INFINITY}, MISSING};
-        if (node * 32 + lane < buckets.count) box = buckets.box(node * 32 + lane);
+        if (node * 32 + lane < buckets.count) box = buckets.box(buckets.low[node * 32 + lane], node * 32 + lane);
         box = warp_union(box);
         if (lane == l) own = box;
-        reached |= 1u << l;
     }
-    while (++slot < last) {
-        for (u32 left = reached; left; left &= left - 1) {
-            const u32 l = __ffs(left) - 1;
-            const Farthest found = warp_farthest(buckets.farthest((warp + warps * l) * 32 + lane));
-            if (lane == l) mine = found;
+    __syncthreads();
+    for (u32 bucket = warp; bucket < buckets.count; bucket += warps) {
+        const u32 hits[GROUPS] = {1u};
+        approach<true>(e, buckets, bucket, hits, round, 0, squared);
+    }
+    ++slot;
+    __syncthreads();
+    Key from = 0;
+    u64 step = FIRST_STEP;
+    while (slot < last) {
+        const u32 found = round.found;
+        u32 picked = 0;
+        if (threadIdx.x == 0) round.listed = round.most = 0;
+        if (found == 0) {
+            const u32 most = farthest(round, buckets);
+            if (most == 0) {  // all places are sampled: the first again
+                for (u32 i = slot + threadIdx.x; i < last; i += blockDim.x) rows[i] = start;
+                return;
+            }
+            from = lower((u64)most << 32, step);
+        } else if (found > CANDIDATES) {
+            raise(round, found);
+            from = round.from;
+            step = max(round.top - from, 1ull);
+        } else {
+            picked = pick(round, found, from, e, last - slot, rows + slot);
+            slot += picked;
+            if (slot == last) return;
+            step = next_step(step, found);
+            from = lower(from, step);
         }
-        if (threadIdx.x == 0) hits = 0;
-        sample = entries.farthest(warp_farthest(mine));
-        if (threadIdx.x == 0) rows[slot] = start + ties.number(sample.tie);
-        reached = __ballot_sync(0xFFFFFFFFu, gap_to(own, sample) < __uint_as_float(mine.squared));
-        for (u32 left = reached; left; left &= left - 1)
-            list_hits(buckets, warp + warps * (__ffs(left) - 1), sample, &hits);
+        if (threadIdx.x == 0) round.found = 0;
+        for (u32 node = warp, l = 0; node < nodes; node += warps, ++l)
+            list_node(buckets, node, box_of(own, l), round, picked, from);
         __syncthreads();
-        for (u32 i = warp; i < hits; i += warps) approach<false>(e, buckets, buckets.list[i], sample, squared);
+        const u32 listed = round.listed;
+        for (u32 i = warp; i < listed; i += warps) {
+            const uint4 near = buckets.hits[i];
+            const u32 hits[GROUPS] = {near.x, near.y, near.z, near.w};
+            approach<false>(e, buckets, buckets.list[i], hits, round, from, squared);
+        }
         __syncthreads();
     }
 }

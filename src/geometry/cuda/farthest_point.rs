@@ -9,16 +9,14 @@ use crate::geometry::farthest_point::{Request, ends_of};
 
 kernels!("farthest_point");
 
-/// Most warps of a block, and fewest: all of them share the buckets of a sample.
-const WARPS: [usize; 2] = [4, 32];
-/// Buckets that keep a warp busy.
-const SHARE: usize = 8;
+/// Fewest warps of a block, and most: all of them share the candidates and the buckets of a round.
+const WARPS: [usize; 2] = [8, 32];
 /// Most buckets of a warp: 32 nodes of 32.
 const MOST: usize = 1024;
-/// 32-bit words that the kernel keeps of a bucket.
-const STATE: usize = 12;
+/// 32-bit words that the kernel keeps of a bucket; as `Buckets` there.
+const STATE: usize = 13;
 /// Bytes of shared memory that the kernel has beside.
-const BESIDE: usize = 1024;
+const BESIDE: usize = 6144;
 
 /// Samples that a warp takes of those that are known.
 const PREFIX: usize = 256;
@@ -41,7 +39,7 @@ pub(super) fn in_buckets(tree: &Tree, counts: &[usize], width: usize) -> Result<
             width *= 2;
         }
         let buckets = blocks.div_ceil(width);
-        let warps = buckets.div_ceil(SHARE).clamp(WARPS[0], WARPS[1]);
+        let warps = buckets.clamp(WARPS[0], WARPS[1]);
         let shared = size_of::<u32>() * STATE * buckets;
         let is_shared = shared + BESIDE <= gpu.open()?.shared_memory()?;
         let state = Buffer::new::<[u32; STATE]>(gpu, if is_shared { 0 } else { tree.blocks })?;

@@ -25,6 +25,45 @@ fn farthest_points_equal_those_of_the_cpu() {
     }
 }
 
+/// What rounds of samples meet: gaps that close evenly, more ties than candidates fit, nothing but one place, steps that
+/// suit one density only, distances that are all cut off at 1e5 m, hardly any points.
+#[test]
+fn rounds_of_farthest_points_equal_those_of_the_cpu() {
+    let mut uneven = shapes::uniform(900, 2);
+    for p in &mut uneven[..700] {
+        *p = p.map(|v| 5.0 + 1e-3 * v);
+    }
+    let apart: Vec<_> = shapes::uniform(300, 3)
+        .iter()
+        .map(|p| p.map(|v| 1e7 * v))
+        .collect();
+    let tiny = [
+        shapes::uniform(1, 4),
+        shapes::room(200, 5),
+        shapes::uniform(2, 6),
+    ];
+    let batches: [&[_]; 6] = [
+        &[shapes::room(2500, 1)],
+        &[shapes::lattice(12)],
+        &[vec![[0.5, 1.5, -2.5]; 3000]],
+        &[uneven, shapes::clustered(600, 7)],
+        &[apart],
+        &tiny,
+    ];
+    for gpu in gpus() {
+        for (number, batch) in batches.map(shapes::batch).iter().enumerate() {
+            let (tree, (coord, offsets)) = (tree(gpu, batch), batch);
+            for share in [4, 1] {
+                let lengths = offsets.windows(2).map(|ends| ends[1] - ends[0]);
+                let counts: Vec<usize> = lengths.map(|n| n.div_ceil(share)).collect();
+                let expected = farthest_points(coord, offsets, &counts).unwrap();
+                let found = farthest(&tree, &counts).unwrap();
+                assert_eq!(found[..], expected, "batch {number}, one in {share}");
+            }
+        }
+    }
+}
+
 /// More buckets than the warps of the smallest block hold in one node each, and more than shared memory holds.
 #[test]
 fn farthest_points_of_large_elements_equal_those_of_the_cpu() {
