@@ -39,6 +39,7 @@ extern "C" __global__ void __launch_bounds__(COLUMN_THREADS) batch_norm_backward
     float sum = 0.0f, product = 0.0f;
     if (s.is_active) {
         const float scale = kept[s.col], shift = kept[cols + s.col], mean = kept[2 * cols + s.col];
+#pragma unroll 4
         for (u64 row = s.first; row < s.end; row += s.step) {
             const u64 at = row * cols + s.col;
             const float value = x[at], g = passed(scale * value + shift, relu, d_y[at]);
@@ -54,9 +55,9 @@ extern "C" __global__ void __launch_bounds__(COLUMN_THREADS) batch_norm_backward
     out[cols + s.col] = product;
 }
 
-// d_gamma and d_beta, and the share of every row through mean and variance: d_x gets a (x - mean) + b. One warp per
-// column.
-extern "C" __global__ void batch_norm_backward_columns(
+// d_gamma and d_beta, and the share of every row through mean and variance: d_x gets a (x - mean) + b.
+// Bound by latency.
+extern "C" __global__ void __launch_bounds__(FINISH_THREADS) batch_norm_backward_columns(
     const float* __restrict__ partials,  // [chunks, 2, C]
     u64 chunks,
     const float* __restrict__ gamma,     // [C]
@@ -67,16 +68,17 @@ extern "C" __global__ void batch_norm_backward_columns(
     float* __restrict__ d_beta,          // [C], or null
     float* __restrict__ affine           // [2, C]: a, b
 ) {
-    const u64 col = warp_number();
-    if (col >= cols) return;
+    const FinishShare part(partials, chunks, cols);
+    const u32 col = part.col;
     double sum = 0.0, product = 0.0;
-    for (u64 chunk = lane_number(); chunk < chunks; chunk += 32) {
-        sum += partials[chunk * 2 * cols + col];
-        product += partials[(chunk * 2 + 1) * cols + col];
+#pragma unroll
+    for (u32 i = 0; i < FINISH_SHARE; ++i) {
+        sum += part.values[0][i];
+        product += part.values[1][i];
     }
-    sum = warp_sum(sum);
-    product = warp_sum(product);
-    if (lane_number() != 0) return;
+    sum = finish_sum(sum);
+    product = finish_sum(product);
+    if (part.lane != 0 || col >= cols) return;
     const float inverse = kept[3 * cols + col], scale = gamma[col] * inverse;
     if (d_gamma) d_gamma[col] += (float)product * inverse;
     if (d_beta) d_beta[col] += (float)sum;

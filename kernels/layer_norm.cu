@@ -122,6 +122,7 @@ extern "C" __global__ void __launch_bounds__(COLUMN_THREADS) layer_norm_backward
     const ColumnShare s = column_share(rows, cols, chunk_rows);
     float product = 0.0f, sum = 0.0f;
     if (s.is_active)
+#pragma unroll 4
         for (u64 row = s.first; row < s.end; row += s.step) {
             const u64 at = row * cols + s.col;
             product += d_y[at] * ((x[at] - moments[2 * row]) * moments[2 * row + 1]);

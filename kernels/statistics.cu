@@ -1,6 +1,8 @@
 // Sums, means and variances per column. Bound by bandwidth: every value is read once.
 #include "columns.cuh"
 
+#define PART_WARPS 32  // at most; as in ops/statistics.rs
+
 // Per chunk and column: the mean, and the sum of squares around it. The sums are taken around the chunk's first value, so
 // that a large offset costs no digits.
 extern "C" __global__ void __launch_bounds__(COLUMN_THREADS) column_moments(
@@ -15,6 +17,7 @@ extern "C" __global__ void __launch_bounds__(COLUMN_THREADS) column_moments(
     const float shift = s.is_active ? x[chunk * cols + s.col] : 0.0f;
     float sum = 0.0f, square = 0.0f;
     if (s.is_active)
+#pragma unroll 4
         for (u64 row = s.first; row < s.end; row += s.step) {
             const float delta = x[row * cols + s.col] - shift;
             sum += delta;
@@ -29,21 +32,10 @@ extern "C" __global__ void __launch_bounds__(COLUMN_THREADS) column_moments(
     out[cols + s.col] = fmaxf(square - sum * sum / count, 0.0f);
 }
 
-// Count, mean and sum of squares of two sets as one (Chan, Golub and LeVeque 1979).
-struct Growing {
-    double count, mean, square;
-    __device__ void add(double other_count, double other_mean, double other_square) {
-        if (other_count == 0.0) return;
-        const double total = count + other_count, delta = other_mean - mean;
-        mean += delta * other_count / total;
-        square += other_square + delta * delta * count * other_count / total;
-        count = total;
-    }
-};
-
-// What a norm needs per column: scale g / sqrt(variance + epsilon), shift b - mean scale, and the moments. One warp per
-// column; with no chunks the running statistics normalise.
-extern "C" __global__ void finish_moments(
+// What a norm needs per column: scale g / sqrt(variance + epsilon), shift b - mean scale, and the moments: those of
+// the chunks together are the mean of means, and the sum of squares in the chunks and of the means (Chan, Golub and LeVeque
+// 1979). With no chunks the running statistics normalise. Bound by latency.
+extern "C" __global__ void __launch_bounds__(FINISH_THREADS) finish_moments(
     const float* __restrict__ partials,          // [chunks, 2, C]
     u64 rows,                                    // N
     u32 cols,                                    // C
@@ -61,23 +53,25 @@ extern "C" __global__ void finish_moments(
     float* __restrict__ batch_mean,              // [C], or null
     float* __restrict__ batch_variance           // [C], or null: unbiased
 ) {
-    const u64 col = warp_number();
-    if (col >= cols) return;
-    Growing all = {0.0, 0.0, 0.0};
-    for (u64 chunk = lane_number(); chunk < chunks; chunk += 32) {
-        const u64 left = rows - chunk * chunk_rows;
-        const float* part = partials + chunk * 2 * cols;
-        all.add((double)(left < chunk_rows ? left : chunk_rows), part[col], part[cols + col]);
+    const FinishShare part(partials, chunks, cols);
+    const u32 col = part.col;
+    double counts[FINISH_SHARE], sum = 0.0, square = 0.0;
+#pragma unroll
+    for (u32 i = 0; i < FINISH_SHARE; ++i) {
+        const u64 first = (u64)(part.lane + i * FINISH_LANES) * chunk_rows;
+        counts[i] = first < rows && chunks ? (double)min(rows - first, chunk_rows) : 0.0;
+        sum += counts[i] * part.values[0][i];
     }
-    for (int step = 16; step > 0; step >>= 1) {
-        const double count = __shfl_down_sync(0xFFFFFFFFu, all.count, step);
-        const double mean = __shfl_down_sync(0xFFFFFFFFu, all.mean, step);
-        const double square = __shfl_down_sync(0xFFFFFFFFu, all.square, step);
-        all.add(count, mean, square);
+    const double batch = finish_sum(sum) / (double)rows;
+#pragma unroll
+    for (u32 i = 0; i < FINISH_SHARE; ++i) {
+        const double delta = part.values[0][i] - batch;
+        square += part.values[1][i] + counts[i] * delta * delta;
     }
-    if (lane_number() != 0) return;
-    const double mean = chunks ? all.mean : (double)running_mean[col];
-    const double variance = chunks ? all.square / (double)rows : (double)running_variance[col];
+    square = finish_sum(square);
+    if (part.lane != 0 || col >= cols) return;
+    const double mean = chunks ? batch : (double)running_mean[col];
+    const double variance = chunks ? square / (double)rows : (double)running_variance[col];
     const double r = 1.0 / sqrt(variance + (double)epsilon);
     const double s = gamma[col] * r;
     scale[col] = (float)s;
@@ -101,6 +95,7 @@ extern "C" __global__ void __launch_bounds__(COLUMN_THREADS) column_sums(
     const ColumnShare s = column_share(rows, cols, chunk_rows);
     float sum = 0.0f;
     if (s.is_active)
+#pragma unroll 4
         for (u64 row = s.first; row < s.end; row += s.step) {
             const u64 at = row * cols + s.col;
             if (!mask || mask[at] > 0.0f) sum += x[at];
@@ -109,16 +104,24 @@ extern "C" __global__ void __launch_bounds__(COLUMN_THREADS) column_sums(
     if (threadIdx.x < s.tile) partials[(u64)blockIdx.x * cols + s.col] = sum;
 }
 
-// out += the sum of all parts, in order. One thread per value, in strides of the grid.
-extern "C" __global__ void add_parts(
+// out += the sum of all parts. A block takes 32 values side by side; its warps share the parts. Bound by latency where there
+// are few values, else by bandwidth.
+extern "C" __global__ void __launch_bounds__(32 * PART_WARPS) add_parts(
     const float* __restrict__ parts,  // [parts, n]
     u64 count,                        // number of parts
     u64 n,
     float* __restrict__ out           // [n]
 ) {
-    for (u64 i = first_element(); i < n; i += element_stride()) {
-        float sum = 0.0f;
-        for (u64 part = 0; part < count; ++part) sum += parts[part * n + i];
-        out[i] += sum;
-    }
+    __shared__ float sums[PART_WARPS][32];
+    const u32 warp = threadIdx.x / 32, warps = blockDim.x / 32;
+    const u64 i = (u64)blockIdx.x * 32 + lane_number();
+    float sum = 0.0f;
+    if (i < n)
+#pragma unroll 4
+        for (u64 part = warp; part < count; part += warps) sum += parts[part * n + i];
+    sums[warp][lane_number()] = sum;
+    __syncthreads();
+    if (warp != 0 || i >= n) return;
+    for (u32 other = 1; other < warps; ++other) sum += sums[other][lane_number()];
+    out[i] += sum;
 }

@@ -18,7 +18,7 @@ mod signals;
 mod train;
 mod verify;
 
-use crate::device::{Device, Precision, cuda};
+use crate::device::{Choice, Device, Precision, cuda};
 use crate::{Error, Result};
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
@@ -39,7 +39,7 @@ struct Cli {
     #[command(subcommand)]
     command: Command,
     #[command(flatten)]
-    global: Global,
+    options: Options,
 }
 
 const EXAMPLES: &str = "\
@@ -57,24 +57,35 @@ give them with --weights.
 /// Options of every subcommand.
 #[derive(Debug, Clone, clap::Args)]
 #[command(next_help_heading = "Options of every command")]
-pub struct Global {
-    /// Where to compute: `auto` takes the processor, as nothing has run on a real GPU yet; `cuda:1` the second GPU;
-    /// `emulator` runs the GPU's kernels on the processor, checked and slow
+struct Options {
+    /// Where to compute: `auto` takes the first GPU, or the processor where there is none and for small scans; `cuda:1` the
+    /// second GPU; `emulator` runs the GPU's kernels on the processor, checked and slow
     #[arg(
         long,
         global = true,
         default_value = "auto",
         value_name = "auto|cpu|cuda[:N]|emulator"
     )]
-    pub device: Device,
+    device: Choice,
     /// Number of threads [default: one per processor core]; results do not depend on it
     #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
-    pub threads: Option<u16>,
+    threads: Option<u16>,
     /// Start of every random sequence
     #[arg(long, global = true, default_value_t = 0, value_name = "N")]
-    pub seed: u64,
+    seed: u64,
     /// No progress and no notes on standard error; errors and warnings stay
     #[arg(long, short, global = true)]
+    quiet: bool,
+}
+
+/// What every subcommand is given.
+#[derive(Debug, Clone)]
+pub struct Global {
+    /// Where to compute.
+    pub device: Device,
+    /// Start of every random sequence.
+    pub seed: u64,
+    /// No progress and no notes on standard error.
     pub quiet: bool,
 }
 
@@ -121,9 +132,20 @@ pub fn main() -> ExitCode {
 }
 
 fn run(cli: Cli) -> anyhow::Result<ExitCode> {
-    let global = cli.global;
+    let options = cli.options;
     signals::install()?;
-    global.start_threads()?;
+    options.start_threads()?;
+    // Commands that compute nothing, or little, do not wait for a GPU to wake up.
+    let device = match &cli.command {
+        Command::Info(_) | Command::Convert(_) | Command::Kernels(_) => Device::Cpu,
+        Command::Segment(args) if options.device == Choice::Auto && args.are_small() => Device::Cpu,
+        _ => options.device.open()?,
+    };
+    let global = Global {
+        device,
+        seed: options.seed,
+        quiet: options.quiet,
+    };
     match cli.command {
         Command::Segment(args) => segment::run(args, &global),
         Command::Forward(args) => forward::run(args, &global),
@@ -133,11 +155,11 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Convert(args) => convert::run(args, &global),
         Command::Verify(args) => verify::run(args, &global),
         Command::Bench(args) => bench::run(args, &global),
-        Command::Kernels(args) => kernels::run(args),
+        Command::Kernels(args) => kernels::run(args, options.device),
     }
 }
 
-impl Global {
+impl Options {
     /// Sizes the thread pool when that was asked for; otherwise it starts by itself at first use.
     fn start_threads(&self) -> Result<()> {
         let Some(threads) = self.threads else {
@@ -148,7 +170,9 @@ impl Global {
             .build_global()
             .map_err(|e| Error::argument("threads", e.to_string()))
     }
+}
 
+impl Global {
     /// Prints a line for people on standard error, unless they asked for quiet.
     pub(crate) fn note(&self, text: impl std::fmt::Display) {
         if !self.quiet {
@@ -171,10 +195,8 @@ impl Global {
         let host = format!("{threads} threads, {level} instructions");
         self.note(match (self.device, cuda::probed()) {
             (Device::Cpu, Some(Err(reason))) => format!("device: cpu, {host} (no GPU: {reason})"),
-            (Device::Cpu, Some(Ok(card))) => {
-                format!("device: cpu, {host} ({card} is there: --device cuda tries it)")
-            }
             (Device::Cpu, _) => format!("device: cpu, {host}"),
+            (device, Some(Ok(card))) => format!("device: {device}, {card}; {host}"),
             (device, _) => format!("device: {device}; {host}"),
         });
         if let Device::Cuda(gpu) = self.device

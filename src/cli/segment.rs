@@ -22,6 +22,9 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
 
+/// Files of fewer bytes together are labelled before a GPU would be ready, which takes some 0.4 s.
+const SMALL: u64 = 8 << 20;
+
 /// What an interrupt leaves behind.
 const KEPT: &str = "nothing was written, an older output is as it was";
 
@@ -121,6 +124,18 @@ Examples:
   cairn segment scans/*.ply -o labelled/ --weights model.safetensors --tta --json
   cairn segment drive.mcap --topic /lidar/points --weights model.safetensors
   cairn segment - --weights model.safetensors < requests > answers";
+
+impl Args {
+    /// Whether the inputs are files so small that a GPU is not worth waiting for.
+    pub(super) fn are_small(&self) -> bool {
+        let bytes = |path: &PathBuf| {
+            let file = std::fs::metadata(path).ok().filter(|file| file.is_file());
+            file.map(|file| file.len())
+        };
+        let bytes: Option<Vec<u64>> = self.inputs.iter().map(bytes).collect();
+        bytes.is_some_and(|bytes| bytes.into_iter().sum::<u64>() < SMALL)
+    }
+}
 
 /// Runs the subcommand.
 pub fn run(args: Args, global: &Global) -> anyhow::Result<ExitCode> {

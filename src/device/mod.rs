@@ -66,23 +66,55 @@ impl fmt::Display for Device {
     }
 }
 
-impl FromStr for Device {
+/// A device as it was asked for, before it is looked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Choice {
+    /// The first GPU where one is usable, else the CPU.
+    Auto,
+    /// This one, or an error.
+    Only(Device),
+}
+
+impl Choice {
+    /// The device; a GPU is open then.
+    ///
+    /// # Errors
+    /// The device that was asked for is not there, and what is missing.
+    pub fn open(self) -> Result<Device> {
+        match self {
+            Choice::Auto => match cuda::probe() {
+                Ok(_) => Gpu::Card(0).open().map(|_| Device::Cuda(Gpu::Card(0))),
+                Err(_) => Ok(Device::Cpu),
+            },
+            Choice::Only(Device::Cpu) => Ok(Device::Cpu),
+            Choice::Only(Device::Cuda(gpu)) => {
+                gpu.open()
+                    .map(|_| Device::Cuda(gpu))
+                    .map_err(|error| match error {
+                        Error::Device { device, fault } => Error::Device {
+                            device,
+                            fault: format!(
+                                "{fault}; --device cpu and --device auto run without it"
+                            ),
+                        },
+                        other => other,
+                    })
+            }
+        }
+    }
+}
+
+impl FromStr for Choice {
     type Err = Error;
 
-    /// `auto` gives the CPU, also where [`cuda::probe`] finds a GPU, since only the emulator has run networks yet. Asking for
-    /// a device that is not there is an error that says what is missing.
     fn from_str(name: &str) -> Result<Self> {
         let unknown = || Error::Device {
             device: name.to_string(),
             fault: "not a device; there are auto, cpu, cuda, cuda:0, cuda:1 … and emulator".into(),
         };
         let gpu = match name {
-            "cpu" => return Ok(Device::Cpu),
-            "auto" => {
-                // A GPU is looked for, to be named, and not taken: so far only the emulator has run the kernels.
-                let _ = cuda::probe();
-                return Ok(Device::Cpu);
-            }
+            "cpu" => return Ok(Choice::Only(Device::Cpu)),
+            "auto" => return Ok(Choice::Auto),
             "cuda" => Gpu::Card(0),
             "emulator" => Gpu::Emulator,
             _ => {
@@ -90,15 +122,16 @@ impl FromStr for Device {
                 Gpu::Card(ordinal.parse().map_err(|_| unknown())?)
             }
         };
-        gpu.open()
-            .map(|_| Device::Cuda(gpu))
-            .map_err(|error| match error {
-                Error::Device { device, fault } => Error::Device {
-                    device,
-                    fault: format!("{fault}; --device cpu and --device auto run without it"),
-                },
-                other => other,
-            })
+        Ok(Choice::Only(Device::Cuda(gpu)))
+    }
+}
+
+impl FromStr for Device {
+    type Err = Error;
+
+    /// As [`Choice::open`] of that name.
+    fn from_str(name: &str) -> Result<Self> {
+        name.parse::<Choice>()?.open()
     }
 }
 

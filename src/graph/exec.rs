@@ -5,8 +5,8 @@ mod bound;
 use super::io::Binding;
 use super::timeline::Timeline;
 use super::{Gradients, Graph, ParamId, Params, Var};
-use crate::device::cuda::{Grid, Replay, args, kernels};
-use crate::device::{Device, Memory, Pointer, Precision};
+use crate::device::cuda::{Buffer, Grid, Replay, args, kernels};
+use crate::device::{Device, Gpu, Memory, Pointer, Precision};
 use crate::{Error, Result};
 use bound::Bound;
 use std::collections::BTreeMap;
@@ -105,9 +105,9 @@ impl Run<'_> {
     /// # Errors
     /// Faults of a GPU.
     pub fn commit(&self, params: &mut Params) -> Result<()> {
-        for &(id, batch, momentum) in &self.updates {
-            match self.device {
-                Device::Cpu => {
+        match self.device {
+            Device::Cpu => {
+                for &(id, batch, momentum) in &self.updates {
                     // SAFETY: as for values.
                     let batch = unsafe { batch.read() };
                     let moved = params.get(id).iter().zip(batch);
@@ -116,18 +116,37 @@ impl Run<'_> {
                         .collect();
                     params.set(id, &moved)?;
                 }
-                Device::Cuda(gpu) => {
-                    let words = batch.shape.len();
-                    let running = Pointer(params.address_mut()? as u64);
-                    let running = running.offset(params.layout().range(id).start);
-                    let moved = args![batch.pointer(), words, momentum, running];
-                    let grid = Grid::strided(words);
-                    gpu.launch(&KERNELS, "running_update", grid, moved)?;
-                }
             }
+            Device::Cuda(gpu) => self.update_on(gpu, params)?,
         }
         for &id in &self.counts {
             params.set_counter(id, params.counter(id) + 1);
+        }
+        Ok(())
+    }
+
+    /// Moves all running statistics by one launch, since a network has a hundred of them; those that move twice, by two.
+    fn update_on(&self, gpu: Gpu, params: &mut Params) -> Result<()> {
+        let mut rounds: Vec<Vec<[u64; 3]>> = Vec::new();
+        let mut moved: BTreeMap<usize, usize> = BTreeMap::new();
+        for &(id, batch, momentum) in &self.updates {
+            let (first, count) = (params.layout().range(id).start, batch.shape.len());
+            let is_32_bits = first.max(count) <= u32::MAX as usize;
+            assert!(is_32_bits, "parameters are counted in 32 bits");
+            let round = moved.entry(first).or_default();
+            if *round == rounds.len() {
+                rounds.push(Vec::new());
+            }
+            let place = first as u64 | (count as u64) << 32;
+            rounds[*round].push([batch.pointer().0, place, u64::from(momentum.to_bits())]);
+            *round += 1;
+        }
+        for updates in rounds {
+            let table = Buffer::copied(gpu, &updates)?;
+            let running = Pointer(params.address_mut()? as u64);
+            let args = args![table.at(), running];
+            let grid = Grid::new(updates.len(), 32);
+            gpu.launch(&KERNELS, "running_updates", grid, args)?;
         }
         Ok(())
     }

@@ -34,12 +34,14 @@ fn gradients_of_shared_values_add_up() {
     }
 }
 
+/// Three statistics, of which one moves twice in a run, in the order of the graph.
 #[test]
 fn running_statistics_move_towards_the_batch() {
     for device in devices() {
         let mut layout = Layout::default();
-        let id = Scope::root(&mut layout).running("mean", &[2], 4.0);
-        let count = Scope::root(&mut layout).counter("seen");
+        let mut scope = Scope::root(&mut layout);
+        let ids = ["mean", "other", "last"].map(|name| scope.running(name, &[2], 4.0));
+        let count = scope.counter("seen");
         let mut params = Params::initial(layout.into(), device, 0).unwrap();
         let mut executor = Executor::new(device);
         for _ in 0..2 {
@@ -47,13 +49,17 @@ fn running_statistics_move_towards_the_batch() {
             let batch = Array::from(vec![8.0, 16.0]);
             let batch = graph.input(batch, Shape::new(1, 2)).unwrap();
             let mean = graph.push(Relu, &[batch]).unwrap();
-            graph.update_running(id, mean, 0.5);
+            for (id, momentum) in [(ids[0], 0.5), (ids[1], 0.25), (ids[2], 0.5), (ids[1], 1.0)] {
+                graph.update_running(id, mean, momentum);
+            }
             graph.count(count);
             let run = executor.run(&graph, None).unwrap();
             drop(graph);
             run.commit(&mut params).unwrap();
         }
-        assert_eq!(params.get(id), [7.0, 13.0]);
+        assert_eq!(params.get(ids[0]), [7.0, 13.0]);
+        assert_eq!(params.get(ids[1]), [8.0, 16.0]);
+        assert_eq!(params.get(ids[2]), [7.0, 13.0]);
         assert_eq!(params.counter(count), 2);
     }
 }

@@ -17,7 +17,7 @@ use super::statistics::{
     Coefficients, ColumnChunks, Statistics, check_inputs, coefficients, coefficients_on, moments,
 };
 use crate::Result;
-use crate::device::cuda::{Grid, args, kernels};
+use crate::device::cuda::{args, kernels};
 use crate::device::simd::{Kernel, Simd, dispatch};
 use crate::device::{Device, Gpu, parallel};
 use crate::graph::{Backward, Forward, Op, Plan, Shape};
@@ -163,7 +163,7 @@ impl Op for BatchNorm {
         if self.statistics == Statistics::Batch {
             outputs.extend([vector, vector]);
         }
-        let partials = ColumnChunks::new(x.rows).words(x.cols);
+        let partials = ColumnChunks::new(x).words(x.cols);
         Ok(Plan {
             outputs,
             saved: vec![4 * x.cols],
@@ -327,7 +327,7 @@ impl BatchNorm {
         };
         let Shape { rows, cols } = io.shape(0);
         let (x, kept, width) = (io.input_on(0), io.saved_on(0), cols as u32);
-        let chunks = ColumnChunks::new(rows);
+        let chunks = ColumnChunks::new(io.shape(0));
         let affine = io.scratch_on();
         let partials = affine.offset(2 * cols);
         let args = args![x, kept, d_y, rows, width, chunks.rows, self.relu, partials];
@@ -356,7 +356,7 @@ impl BatchNorm {
         gpu.launch(
             &KERNELS,
             "batch_norm_backward_columns",
-            Grid::warps(cols),
+            ColumnChunks::finish_grid(cols),
             args,
         )?;
         let Some(d_x) = io.d_input_on(0) else {

@@ -171,7 +171,7 @@ impl Op for LayerNorm {
         Ok(Plan {
             reads_inputs: vec![0, 1],
             backward_scratch: parts(x.rows) * 2 * x.cols,
-            backward_scratch_cuda: 2 * x.rows + ColumnChunks::new(x.rows).words(x.cols),
+            backward_scratch_cuda: 2 * x.rows + ColumnChunks::new(*x).words(x.cols),
             ..Plan::of(*x)
         })
     }
@@ -258,7 +258,7 @@ impl LayerNorm {
         let (held, grid) = norm_grid(rows, cols, 1 + 2 * NORM_WARPS);
         let args = args![x, gamma, d_y, rows, width, held, self.epsilon, moments, d_x];
         gpu.launch(&KERNELS, "layer_norm_backward_x", grid, args)?;
-        let chunks = ColumnChunks::new(rows);
+        let chunks = ColumnChunks::new(io.shape(0));
         let partials = moments.offset(2 * rows);
         let args = args![
             x,

@@ -75,7 +75,7 @@ impl Op for NormCoefficients {
             outputs,
             saved: vec![2 * x.cols],
             backward_scratch: 2 * fold(x.cols) * x.cols,
-            forward_scratch_cuda: ColumnChunks::new(x.rows).words(x.cols),
+            forward_scratch_cuda: ColumnChunks::new(x).words(x.cols),
             backward_scratch_cuda: 2 * x.cols,
             reads_inputs: match self.statistics {
                 Statistics::Batch => vec![0, 1],

@@ -239,18 +239,30 @@ pub(super) struct ColumnChunks {
 impl ColumnChunks {
     /// Threads of a block, and most columns of a tile.
     const THREADS: u32 = 256;
-    /// Fewest rows of a chunk.
-    const ROWS: usize = 256;
-    /// Most chunks.
+    /// Most chunks whose results are added up.
     const COUNT: usize = 1024;
+    /// Columns and threads of a block that adds up the results of chunks.
+    const FINISH_COLUMNS: usize = 8;
+    const FINISH_THREADS: u32 = 512;
+    /// Rows that a thread adds up, unless there would be too many chunks.
+    const SUM_WALK: usize = 16;
     /// Rows that a thread meets in a short chunk.
     const WALK: usize = 8;
 
-    /// The chunks of `rows` rows.
-    pub fn new(rows: usize) -> Self {
-        let chunk = rows.div_ceil(Self::COUNT).max(Self::ROWS);
-        let count = rows.div_ceil(chunk);
-        ColumnChunks { rows: chunk, count }
+    /// Chunks for sums per column: short, since a thread waits for memory as often as it meets a row, and long enough for
+    /// the partial results to be few bytes beside the matrix.
+    pub fn new(shape: Shape) -> Self {
+        Self::of_at_least(Self::SUM_WALK * Self::side_by_side(shape.cols), shape.rows)
+    }
+
+    /// Chunks of `least` rows, or more so that they are not too many.
+    pub fn of_at_least(least: usize, rows: usize) -> Self {
+        let chunk = rows.div_ceil(Self::COUNT).next_multiple_of(least);
+        let chunk = chunk.max(least);
+        ColumnChunks {
+            rows: chunk,
+            count: rows.div_ceil(chunk),
+        }
     }
 
     /// Short chunks for a kernel that keeps numbers of its column while it walks over rows: a thread meets as many rows as
@@ -265,12 +277,16 @@ impl ColumnChunks {
     }
 
     fn walks(shape: Shape, walk: usize) -> Self {
-        let side_by_side = Self::THREADS as usize / shape.cols.clamp(1, Self::THREADS as usize);
-        let rows = walk * side_by_side;
+        let rows = walk * Self::side_by_side(shape.cols);
         ColumnChunks {
             rows,
             count: shape.rows.div_ceil(rows),
         }
+    }
+
+    /// Rows that a block has side by side.
+    fn side_by_side(cols: usize) -> usize {
+        Self::THREADS as usize / cols.clamp(1, Self::THREADS as usize)
     }
 
     /// One block per chunk and tile of columns.
@@ -279,6 +295,11 @@ impl ColumnChunks {
             [self.count, cols.div_ceil(Self::THREADS as usize)],
             Self::THREADS,
         )
+    }
+
+    /// Blocks and threads of a kernel that adds up the results of chunks, two of every column.
+    pub fn finish_grid(cols: usize) -> Grid {
+        Grid::new(cols.div_ceil(Self::FINISH_COLUMNS), Self::FINISH_THREADS)
     }
 
     /// Words of partial results: two per chunk and column.
@@ -295,13 +316,17 @@ pub(super) fn add_column_sums_on(
     out: Pointer,
 ) -> Result<()> {
     let Shape { rows, cols } = shape;
-    let chunks = ColumnChunks::new(rows);
+    let chunks = ColumnChunks::new(shape);
     let args = args![x, mask, rows, cols as u32, chunks.rows, scratch];
     gpu.launch(&KERNELS, "column_sums", chunks.grid(cols), args)?;
     add_parts_on(gpu, (scratch, chunks.count), cols, out)
 }
 
-/// Adds `count` partial results of `n` values each to `out`, in order, on a GPU.
+/// Most warps of a block that share the parts of its values, and parts for each.
+const PART_WARPS: usize = 32;
+const PART_WALK: usize = 4;
+
+/// Adds `count` partial results of `n` values each to `out`, in a fixed order, on a GPU.
 pub(super) fn add_parts_on(
     gpu: Gpu,
     (parts, count): (Pointer, usize),
@@ -309,7 +334,9 @@ pub(super) fn add_parts_on(
     out: Pointer,
 ) -> Result<()> {
     let args = args![parts, count, n, out];
-    gpu.launch(&KERNELS, "add_parts", Grid::strided(n), args)
+    let warps = count.div_ceil(PART_WALK).clamp(1, PART_WARPS);
+    let grid = Grid::new(n.div_ceil(32), 32 * warps as u32);
+    gpu.launch(&KERNELS, "add_parts", grid, args)
 }
 
 /// Where a norm on a GPU puts what it needs per column, each C values.
@@ -334,8 +361,8 @@ pub(super) fn coefficients_on(
     let Shape { rows, cols } = shape;
     let [x, gamma, beta, mean, variance] = inputs;
     let chunks = ColumnChunks::new(match statistics {
-        Statistics::Batch => rows,
-        Statistics::Running => 0,
+        Statistics::Batch => shape,
+        Statistics::Running => Shape::new(0, cols),
     });
     let moments = args![x, rows, cols as u32, chunks.rows, scratch];
     gpu.launch(&KERNELS, "column_moments", chunks.grid(cols), moments)?;
@@ -357,7 +384,12 @@ pub(super) fn coefficients_on(
         out.batch.map(|b| b[0]),
         out.batch.map(|b| b[1])
     ];
-    gpu.launch(&KERNELS, "finish_moments", Grid::warps(cols), finish)
+    gpu.launch(
+        &KERNELS,
+        "finish_moments",
+        ColumnChunks::finish_grid(cols),
+        finish,
+    )
 }
 
 #[cfg(test)]

@@ -32,6 +32,19 @@ pub struct Stage {
     pub groups: usize,
 }
 
+impl Stage {
+    /// With `growth` times the points.
+    pub fn grown(self, growth: usize) -> Stage {
+        let points = self.points * growth;
+        Stage { points, ..self }
+    }
+
+    /// What a case of this size is called.
+    pub fn case(&self, name: &str) -> String {
+        format!("{name}/{}x{}", self.points, self.channels)
+    }
+}
+
 /// The first and the last stage of the S3DIS network, with as many points as the emulator runs in a moment.
 pub const STAGES: [Stage; 2] = [
     Stage {

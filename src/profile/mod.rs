@@ -1,7 +1,7 @@
 //! What the CUDA kernels cost, known exactly and without a GPU: `cairn kernels`.
 //!
 //! Every case of [`cases`] runs on the emulator, which counts; the assembler says what each kernel takes on a given
-//! GPU; [`gpus`] bounds its time on four cards. [`table`] holds the counts that a change must not make worse, [`excess`]
+//! GPU; [`gpus`] bounds its time on four cards, [`stopwatch`] takes it on a real one. [`table`] holds the counts that a change must not make worse, [`excess`]
 //! what kernels that memory bounds may request at most. [`network`]
 //! adds up the bounds of a whole network, [`attention`] the bytes of its attention, both beside the [`official`] code.
 //!
@@ -20,12 +20,13 @@ pub mod excess;
 pub mod gpus;
 pub mod network;
 pub mod official;
+pub mod stopwatch;
 pub mod table;
 
-use crate::device::cuda::{self, Kernels, Resources};
+use crate::device::cuda::{self, Cuda, Kernels, Resources};
 use crate::device::{Cores, Gpu, Precision};
 use crate::{Error, Result};
-use cases::STAGES;
+use cases::{Run, STAGES};
 use gpus::Work;
 use rayon::prelude::*;
 use serde::Deserialize;
@@ -164,33 +165,61 @@ impl Row {
     }
 }
 
+/// The cases and kernels that are looked at.
+struct Wanted<'a> {
+    filter: &'a str,
+    /// The filter is part of the names of cases, of which all kernels are wanted.
+    names_cases: bool,
+}
+
+impl<'a> Wanted<'a> {
+    fn new(filter: &'a str) -> Wanted<'a> {
+        let names_cases = cases::all().any(|(shown, ..)| shown.contains(filter));
+        Wanted {
+            filter,
+            names_cases,
+        }
+    }
+
+    /// The cases to run on a GPU.
+    fn cases(&self, cuda: &Cuda) -> impl Iterator<Item = (String, Precision, &'static str, Run)> {
+        let capability = cuda.capability();
+        cases::all()
+            .filter(|(shown, ..)| !self.names_cases || shown.contains(self.filter))
+            .filter(move |(_, precision, ..)| capability >= precision.capability())
+    }
+
+    /// Whether to show a kernel of `file` that the case `name` has run. Every graph uses the executor's own kernels; its
+    /// case says what they cost.
+    fn has(&self, kernel: &str, file: &Kernels, name: &str) -> bool {
+        let foreign = file.name == "executor" && name != "executor";
+        !foreign && (self.names_cases || kernel.contains(self.filter))
+    }
+}
+
 /// Runs the cases whose name contains `filter` on the emulator or, where there are none, all of them for the kernels whose
-/// name does; resources are those on a GPU of `capability` (major · 10 + minor), if one is named.
+/// name does, with `growth` times the points; resources are those on a GPU of `capability` (major · 10 + minor), if one is
+/// named.
 ///
 /// # Errors
 /// What is missing (NVRTC, the emulator), or what a kernel does wrong.
-pub fn measure(filter: &str, capability: Option<u32>) -> Result<Vec<Row>> {
+pub fn measure(filter: &str, growth: usize, capability: Option<u32>) -> Result<Vec<Row>> {
     let gpu = Gpu::Emulator;
     let cuda = gpu.open()?;
     Counts::take()?;
     let mut rows = Vec::new();
-    let names_cases = cases::all().any(|(shown, ..)| shown.contains(filter));
-    let wanted = cases::all()
-        .filter(|(shown, ..)| !names_cases || shown.contains(filter))
-        .filter(|(_, precision, ..)| cuda.capability() >= precision.capability());
-    for (shown, precision, name, run) in wanted {
-        for stage in STAGES.map(|stage| cases::size(name, stage)) {
+    let wanted = Wanted::new(filter);
+    for (shown, precision, name, run) in wanted.cases(cuda) {
+        for stage in STAGES.map(|stage| cases::size(name, stage).grown(growth)) {
             run(Cores { gpu, precision }, stage)?;
             let counts = Counts::take()?;
             let loaded = cuda.loaded();
             for (kernel, cost) in counts.kernels {
                 let file = home(&loaded, &kernel)?;
-                // Every graph uses the executor's own kernels; its case says what they cost.
-                let foreign = file.name == "executor" && name != "executor";
                 // Kernels without products are the same in every precision.
                 let again = precision != Precision::F32 && cost.cost.tensor_operations == 0;
-                if !foreign && !again && (names_cases || kernel.contains(filter)) {
-                    let case = format!("{shown}/{}x{}", stage.points, stage.channels);
+                if !again && wanted.has(&kernel, file, name) {
+                    let case = stage.case(&shown);
                     rows.push(row((case, precision), kernel, cost, file));
                 }
             }
@@ -213,7 +242,7 @@ pub type Assembled = [Vec<Resources>; ARCHITECTURES.len()];
 /// # Errors
 /// As [`measure`].
 pub fn assemble() -> Result<Vec<(Precision, Assembled)>> {
-    measure("", None)?;
+    measure("", 1, None)?;
     let files = Gpu::Emulator.open()?.loaded();
     let forms: Vec<_> = files.iter().flat_map(|file| forms(file)).collect();
     let assemble = |&(file, precision): &(&Kernels, Precision)| {

@@ -1,10 +1,11 @@
 //! `cairn kernels`: what the CUDA kernels cost, counted by the emulator.
 
+mod measured;
 mod network;
 mod spills;
 
 use super::print;
-use crate::device::cuda;
+use crate::device::{Choice, Device, Gpu, cuda};
 use crate::profile::gpus::{CARDS, occupancy};
 use crate::profile::{Row, excess, measure, table};
 use crate::{Error, Result};
@@ -23,13 +24,20 @@ const LINES: usize = 5;
 /// go below, with what bounds it: memory, the issue of instructions, shared memory, tensor cores. `moved` are the bytes
 /// that warps request, in sectors of 32, `least` the distinct ones: each input read once, each output written once. Needs
 /// no GPU, but NVRTC and the emulator; `cairn info --devices` says whether they are there.
+///
+/// With --device cuda it times the same kernels on a GPU instead, at 32 times the points, beside the time that this GPU
+/// cannot go below.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Examples:\n  cairn kernels\n  cairn kernels linear --arch sm_90\n  cairn kernels --network 80000\n  cairn kernels --record kernels/counts.txt"
+    after_help = "Examples:\n  cairn kernels\n  cairn kernels linear --arch sm_90\n  cairn kernels --network 80000\n  cairn kernels --device cuda\n  cairn kernels --record kernels/counts.txt"
 )]
 pub struct Args {
     /// Only cases, or else kernels, whose names contain this, with their instructions by class and dearest source lines
     filter: Option<String>,
+    /// How many times the usual numbers of points
+    #[arg(long, default_value = "1", value_name = "N", value_parser = clap::value_parser!(u16).range(1..=64),
+        conflicts_with_all = ["record", "compare", "spills", "network"])]
+    points: u16,
     /// GPU that registers and occupancy are of
     #[arg(long, default_value = "sm_80", value_name = "sm_NN", value_parser = architecture)]
     arch: u32,
@@ -61,7 +69,21 @@ fn architecture(name: &str) -> Result<u32, String> {
 }
 
 /// Runs the subcommand.
-pub fn run(args: Args) -> anyhow::Result<ExitCode> {
+pub fn run(args: Args, choice: Choice) -> anyhow::Result<ExitCode> {
+    if let Choice::Only(Device::Cuda(gpu @ Gpu::Card(_))) = choice {
+        let counted = [
+            args.record.is_some(),
+            args.compare.is_some(),
+            args.spills,
+            args.network.is_some(),
+        ];
+        if counted.contains(&true) {
+            let fault = "counts come from the emulator and the compiler, whatever GPU is there; leave --device out";
+            return Err(Error::argument("device", fault).into());
+        }
+        choice.open()?;
+        return measured::run(&args, gpu);
+    }
     if args.record.is_some() || args.compare.is_some() {
         return keep(&args);
     }
@@ -72,10 +94,9 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         return network::run(points as usize, args.json);
     }
     let filter = args.filter.as_deref().unwrap_or_default();
-    let rows = measure(filter, Some(args.arch))?;
+    let rows = measure(filter, usize::from(args.points), Some(args.arch))?;
     if rows.is_empty() {
-        let fault = format!("no case and no kernel contains {filter:?}");
-        return Err(Error::argument("filter", fault).into());
+        return Err(nothing(filter).into());
     }
     if args.json {
         let rows: Vec<Value> = rows.iter().map(|row| machine(row, args.arch)).collect();
@@ -91,9 +112,14 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+fn nothing(filter: &str) -> Error {
+    let fault = format!("no case and no kernel contains {filter:?}");
+    Error::argument("filter", fault)
+}
+
 /// Writes the table of counts, or compares with one.
 fn keep(args: &Args) -> anyhow::Result<ExitCode> {
-    let rows = measure("", None)?;
+    let rows = measure("", 1, None)?;
     if let Some(file) = &args.record {
         let text = table::write(&rows, &cuda::compiler()?);
         std::fs::write(file, text).map_err(|e| Error::io(file, e))?;
@@ -237,6 +263,7 @@ fn machine(row: &Row, arch: u32) -> Value {
         "bank_conflicts": row.cost.bank_conflicts,
         "divergent_branches": row.cost.divergent_branches,
         "tensor_operations": row.cost.tensor_operations,
+        "tensor_time": row.work.tensor,
         "bounds": bounds,
         "lines": lines.collect::<Vec<_>>(),
     })

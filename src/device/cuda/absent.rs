@@ -1,6 +1,6 @@
 //! What stands in for a GPU in a build without the feature `cuda`: nothing that could be reached.
 
-use super::{Arg, Code, Gpu, Grid, Inventory, Kernels, Pointer, Resources};
+use super::{Arg, Code, Gpu, Grid, Inventory, Kernels, Lap, Pointer, Resources};
 use crate::device::Precision;
 use crate::{Error, Result};
 
@@ -82,6 +82,11 @@ impl Cuda {
 
     /// Cannot be called.
     pub fn shared_memory(&self) -> Result<usize> {
+        match *self {}
+    }
+
+    /// Cannot be called.
+    pub fn clocked(&self, _: impl FnOnce() -> Result<()>) -> Result<Vec<Lap>> {
         match *self {}
     }
 

@@ -13,7 +13,7 @@ use super::lane::{self, Lane};
 use super::replay::Step;
 use crate::Result;
 use cudarc::driver::result::{self, DriverError};
-use cudarc::driver::sys;
+use cudarc::driver::{CudaContext, sys};
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 
@@ -161,6 +161,21 @@ impl Drop for Block {
         // A failure here is an earlier fault that the next call reports.
         let _ = self.wait_for_guests(&here);
         self.cuda.free(self.base);
+    }
+}
+
+/// Lets the GPU's memory pool keep what is freed. By default it gives all of it back to the system whenever the host waits
+/// for the GPU, and every allocation after that maps memory anew, which takes longer than most kernels.
+pub(super) fn keep_freed_memory(context: &CudaContext) -> Result<(), DriverError> {
+    if !context.has_async_alloc() {
+        return Ok(());
+    }
+    let mut most = u64::MAX;
+    let threshold = sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
+    // SAFETY: the device is the context's, the pool is its own, and the attribute is a 64-bit number.
+    unsafe {
+        let pool = result::device::get_default_mem_pool(context.cu_device())?;
+        result::mem_pool::set_attribute(pool, threshold, std::ptr::from_mut(&mut most).cast())
     }
 }
 

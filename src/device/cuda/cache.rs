@@ -22,6 +22,14 @@ impl Entry {
         std::fs::read(self.0.as_ref()?).ok()
     }
 
+    /// Whether there is a folder for it that can be written.
+    pub fn is_kept(&self) -> bool {
+        let folder = self.0.as_ref().and_then(|path| path.parent());
+        folder.is_some_and(|folder| {
+            std::fs::create_dir_all(folder).is_ok() && tempfile::tempfile_in(folder).is_ok()
+        })
+    }
+
     /// Stores `image`, whole or not at all.
     pub fn write(&self, image: &[u8]) {
         let Some(path) = &self.0 else { return };

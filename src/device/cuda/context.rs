@@ -5,7 +5,7 @@ use super::lane;
 use super::probe::{capability, usable};
 use super::replay::Step;
 use super::staging::{Readback, Staging};
-use super::{Arg, Code, Gpu, Grid, Kernels, library, signature};
+use super::{Arg, Code, Gpu, Grid, Kernels, block, library, signature};
 use crate::Result;
 use crate::device::Precision;
 use cudarc::driver::result::{self, DriverError, stream::StreamKind};
@@ -73,13 +73,18 @@ impl Code {
 
 impl Cuda {
     pub(super) fn open(gpu: Gpu) -> Result<&'static Cuda> {
+        Cuda::opened(gpu).map_err(|fault| gpu.error(fault))
+    }
+
+    /// As [`Cuda::open`], with an error of half a sentence.
+    pub(super) fn opened(gpu: Gpu) -> Result<&'static Cuda, String> {
         // Never closed: memory of statics may outlive any owner, and a process uses few GPUs.
         static OPEN: Mutex<Vec<&'static Cuda>> = Mutex::new(Vec::new());
         let mut open = OPEN.lock().unwrap_or_else(|e| e.into_inner());
         if let Some(cuda) = open.iter().find(|c| c.gpu == gpu) {
             return Ok(cuda);
         }
-        let cuda: &'static Cuda = Box::leak(Box::new(Cuda::new(gpu).map_err(|f| gpu.error(f))?));
+        let cuda: &'static Cuda = Box::leak(Box::new(Cuda::new(gpu)?));
         open.push(cuda);
         Ok(cuda)
     }
@@ -102,6 +107,7 @@ impl Cuda {
         };
         context.bind_to_thread().map_err(|e| e.to_string())?;
         let text = |e: DriverError| e.to_string();
+        block::keep_freed_memory(&context).map_err(text)?;
         let stream = || result::stream::create(StreamKind::NonBlocking).map_err(text);
         Ok(Cuda {
             gpu,
@@ -160,6 +166,10 @@ impl Cuda {
     /// The event that orders streams.
     pub(super) fn between(&self) -> &Mutex<Event> {
         &self.between
+    }
+
+    pub(super) fn cudarc(&self) -> &CudaContext {
+        &self.context
     }
 
     pub(super) fn context(&self) -> sys::CUcontext {
@@ -244,6 +254,13 @@ impl Cuda {
         });
         functions.insert(key, function.clone());
         Ok(function)
+    }
+
+    /// Name of a kernel.
+    pub(super) fn kernel_of(&self, function: sys::CUfunction) -> String {
+        let functions = self.functions.lock().unwrap_or_else(|e| e.into_inner());
+        let named = functions.iter().find(|(_, f)| f.handle == function);
+        named.map_or_else(String::new, |((_, kernel), _)| kernel.clone())
     }
 
     /// What to call a kernel in an error.

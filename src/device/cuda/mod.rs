@@ -14,6 +14,7 @@
 //! | [`Buffer`] | memory that kernels hand to kernels |
 //! | [`Ahead`], [`Mark`] | a thread that prepares what others compute with, and the end of a piece of its work |
 //! | [`Replay`] | networks whose shapes repeat, as CUDA graphs |
+//! | [`Lap`] | a launch and its time on a real GPU |
 //! | [`scan`], [`sort`](mod@sort) | running totals and orders, what index lists are built with |
 //! | [`probe`] | whether a usable GPU is there, and why not |
 //! | [`describe`] | all that is there to run kernels with, and what is missing |
@@ -40,9 +41,13 @@ mod block;
 #[cfg(feature = "cuda")]
 mod cache;
 #[cfg(feature = "cuda")]
+mod clock;
+#[cfg(feature = "cuda")]
 mod compile;
 #[cfg(feature = "cuda")]
 mod context;
+#[cfg(feature = "cuda")]
+mod files;
 #[cfg(feature = "cuda")]
 mod lane;
 #[cfg(feature = "cuda")]
@@ -169,6 +174,17 @@ impl fmt::Display for Gpu {
             Gpu::Emulator => f.write_str("emulator"),
         }
     }
+}
+
+/// A launch, and how long it took.
+#[derive(Debug, Clone)]
+pub struct Lap {
+    /// Name of the kernel.
+    pub kernel: String,
+    /// Its blocks and threads.
+    pub grid: Grid,
+    /// Microseconds from before it to after it; a GPU takes one or two of them to begin and end a kernel.
+    pub microseconds: f64,
 }
 
 /// An address in the memory of a GPU.

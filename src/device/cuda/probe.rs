@@ -1,6 +1,8 @@
 //! What there is to compute with, found out without opening a GPU for work.
 
-use super::{Card, Gpu, Inventory, Kernels, Nvrtc, OLDEST_CAPABILITY, Resources, compile, library};
+use super::{
+    Card, Cuda, Gpu, Inventory, Kernels, Nvrtc, OLDEST_CAPABILITY, Resources, compile, library,
+};
 use crate::Result;
 use crate::device::Precision;
 use cudarc::driver::result::DriverError;
@@ -15,16 +17,14 @@ pub fn probed() -> Option<Result<&'static str, &'static str>> {
     Some(found.as_deref().map_err(String::as_str))
 }
 
-/// Whether a GPU is there, found out once: its description, or why not.
+/// Whether a GPU is there, found out once: its description, or why not. It is open then.
 ///
 /// # Errors
 /// The reason, as half a sentence.
 pub fn probe() -> Result<&'static str, &'static str> {
     let found = FOUND.get_or_init(|| {
-        library::driver()?;
-        let context = usable(Gpu::Card(0))?;
-        library::nvrtc()?;
-        card(&context)
+        let cuda = Cuda::opened(Gpu::Card(0))?;
+        card(cuda.cudarc())
             .map(|card| card.to_string())
             .map_err(|e| e.to_string())
     });

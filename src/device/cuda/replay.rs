@@ -151,19 +151,22 @@ impl Cuda {
             } => {
                 let mut words = words.clone();
                 let [x, y, z] = grid.blocks;
-                // SAFETY: the function belongs to a module that is never unloaded; the arguments were checked against its
-                // declaration, and little-endian words hold the narrower ones; the addresses are those of live memory of
-                // this GPU, which is freed in stream order only.
-                let launched = unsafe {
-                    result::launch_kernel(
-                        *function,
-                        (x, y, z),
-                        (grid.threads, 1, 1),
-                        grid.shared,
-                        self.stream(),
-                        &mut pointers(&mut words),
-                    )
+                let launch = || {
+                    // SAFETY: the function belongs to a module that is never unloaded; the arguments were checked against
+                    // its declaration, and little-endian words hold the narrower ones; the addresses are those of live
+                    // memory of this GPU, which is freed in stream order only.
+                    unsafe {
+                        result::launch_kernel(
+                            *function,
+                            (x, y, z),
+                            (grid.threads, 1, 1),
+                            grid.shared,
+                            self.stream(),
+                            &mut pointers(&mut words),
+                        )
+                    }
                 };
+                let launched = self.timed(*function, *grid, launch);
                 launched.map_err(|e| self.failed(&self.name_of(*function), e))
             }
             Step::Clear { at, words } => {

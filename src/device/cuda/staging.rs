@@ -230,8 +230,13 @@ mod tests {
         }
     }
 
+    /// Whether there is a GPU to test; if so, its context is current.
     fn is_tested() -> bool {
-        devices().len() > 1
+        let gpu = devices().into_iter().find_map(|device| match device {
+            Device::Cuda(gpu) => Some(gpu),
+            Device::Cpu => None,
+        });
+        gpu.map(|gpu| gpu.open().unwrap().bind().unwrap()).is_some()
     }
 
     #[test]

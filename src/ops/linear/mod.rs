@@ -111,7 +111,7 @@ impl Op for Linear {
             return fail(format!("residual {} does not fit result {y}", inputs[r]));
         }
         let rectified = self.epilogue != Epilogue::Nothing;
-        let chunks = ColumnChunks::new(x.rows);
+        let chunks = ColumnChunks::new(y);
         let masked = if rectified { y.len() } else { 0 };
         Ok(Plan {
             forward_scratch: Panels::words(w.cols, w.rows),

@@ -25,7 +25,8 @@ pub(super) fn backward_scratch(sizes: Sizes) -> usize {
     } = sizes;
     let weights = [(hidden, inputs), (outputs, hidden)];
     let weights = weights.map(|(o, i)| weight_gradient_words(rows, Shape::new(o, i)));
-    let columns = ColumnChunks::new(rows).count * hidden.max(outputs);
+    let columns = |cols| ColumnChunks::new(Shape::new(rows, cols)).count * cols;
+    let columns = columns(hidden).max(columns(outputs));
     4 * rows * hidden + weights[0].max(weights[1]).max(columns)
 }
 

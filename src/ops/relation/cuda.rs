@@ -107,7 +107,7 @@ impl Chunks {
 /// Words of scratch that [`backward`] needs.
 pub(super) fn backward_scratch(sizes: Sizes, pairs: usize) -> usize {
     let [position, m] = Chunks::new(pairs, sizes).words(sizes);
-    ColumnChunks::new(pairs)
+    ColumnChunks::new(Shape::new(pairs, sizes.groups))
         .words(sizes.groups)
         .max(position + m)
 }

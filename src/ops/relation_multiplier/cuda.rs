@@ -19,6 +19,9 @@ kernels!("relation_multiplier");
 /// Words of a value of one chunk: a few of them fit the second-level cache, and all of them are little memory.
 const CHUNK_WORDS: usize = 1 << 22;
 
+/// Fewest rows of a part whose gradient of P is summed up by a block: it leaves four numbers of every channel.
+const PART_ROWS: usize = 64;
+
 /// Sizes of the op and of its chunks.
 #[derive(Debug, Clone, Copy)]
 struct Sizes {
@@ -88,8 +91,10 @@ pub(super) fn backward_scratch(neighbors: &Neighbors, [channels, groups]: [usize
     let sizes = Sizes::new(neighbors, channels, groups);
     let products = weight_gradient_words(sizes.chunk, sizes.weight())
         .max(weight_gradient_words(sizes.chunk, sizes.encode()));
-    let columns = 2 * ColumnChunks::new(sizes.chunk).words(channels);
-    sizes.chunk * (4 * channels + groups) + products.max(columns)
+    let rows = sizes.chunk;
+    let sums = ColumnChunks::new(Shape::new(rows, channels)).words(channels);
+    let columns = (2 * ColumnChunks::of_at_least(PART_ROWS, rows).words(channels)).max(sums);
+    rows * (4 * channels + groups) + products.max(columns)
 }
 
 impl<'a> Chunked<'a> {
@@ -316,7 +321,7 @@ impl Chunked<'_> {
         gpu.open()?.zero(d_h, rows * channels)?;
         add_input_gradient_on(self.cores, (self.weight, None, d_f), weight, d_h)?;
         let [x, y, z] = self.on.delta;
-        let parts = ColumnChunks::new(rows);
+        let parts = ColumnChunks::of_at_least(PART_ROWS, rows);
         let args = args![
             self.h,
             d_h,

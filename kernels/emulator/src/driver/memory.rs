@@ -5,6 +5,11 @@ use super::order::Access;
 use super::*;
 use std::ffi::c_void;
 
+/// The pool that [`cuMemAllocAsync`] takes memory from.
+const POOL: usize = 0x9001;
+/// Value of `CU_MEMPOOL_ATTR_RELEASE_THRESHOLD`.
+const RELEASE_THRESHOLD: i32 = 4;
+
 /// Memory that can be used from now on, or after what a stream has queued so far.
 fn allocate(state: &mut State, address: *mut u64, bytes: usize, stream: Option<usize>) -> Code {
     if state.failed != SUCCESS {
@@ -102,6 +107,15 @@ api! {
         }
         let Some(turn) = state.order.turn(stream) else { return INVALID_HANDLE };
         free(&mut state, address, &turn.clock)
+    }
+    /// There is one pool, which keeps nothing: how much it may keep changes nothing.
+    fn cuDeviceGetDefaultMemPool(pool: *mut usize, _device: i32) { put(pool, POOL) }
+    fn cuMemPoolSetAttribute(pool: usize, attribute: i32, value: *const u64) {
+        match (pool, attribute) {
+            (POOL, RELEASE_THRESHOLD) if !value.is_null() => SUCCESS,
+            (POOL, _) => NOT_SUPPORTED,
+            _ => INVALID_VALUE,
+        }
     }
     fn cuMemGetInfo_v2(unused: *mut usize, total: *mut usize) {
         let (used, limit) = state().machine.memory().usage();

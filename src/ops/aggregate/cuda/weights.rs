@@ -17,13 +17,23 @@ const THREADS: u32 = 128;
 const PAIRS: usize = 128;
 const GROUPS: usize = 48;
 
+/// Fewest pairs of a block of the norm's backward: two rounds of its warps.
+const NORM_PAIRS: usize = 128;
+
 /// Most groups of a block of the softmax's backward.
 const SOFTMAX_GROUPS: usize = 32;
 
 /// Words of scratch for the partial results of [`Gradient::encoding`].
 pub(super) fn encoding_words(pairs: usize, groups: usize) -> usize {
+    let shape = Shape::new(pairs, groups);
     let mix = weight_gradient_words(pairs, Shape::new(groups, groups));
-    ColumnChunks::new(pairs).words(groups).max(mix)
+    let sums = ColumnChunks::new(shape).words(groups);
+    norm_chunks(pairs).words(groups).max(mix).max(sums)
+}
+
+/// How the pairs are cut for the sums of the norm's backward.
+fn norm_chunks(pairs: usize) -> ColumnChunks {
+    ColumnChunks::of_at_least(NORM_PAIRS, pairs)
 }
 
 impl Launch {
@@ -80,7 +90,7 @@ impl Gradient<'_, '_> {
         let blocks = [points.div_ceil(tile), groups.div_ceil(tile_groups)];
         let grid = Grid::plane(blocks, 256).shared(tile * point);
         gpu.launch(&KERNELS, "aggregate_backward_softmax", grid, args)?;
-        let chunks = ColumnChunks::new(count);
+        let chunks = norm_chunks(count);
         let [e, st, mix] = [0, 1, 2].map(|i| self.io.input_on(i));
         let (d_e, partials) = (self.io.d_input_on(0), self.partials);
         let (rows, r) = (chunks.rows, self.r);
