@@ -198,7 +198,7 @@ impl Decoder<'_> {
             Some(lanes) if same_width && fits => {
                 Op::Lanes(lanes, out, [input, Reg(0), Reg(0), Reg(0)])
             }
-            _ => Op::Convert(conversion, out, bits, input),
+            _ => Op::Convert(conversion, out, bits, (input, wide_in)),
         };
         Ok((op, Class::Conversion))
     }

@@ -162,8 +162,9 @@ pub enum Op {
     Fence,
     /// Arithmetic on rows.
     Lanes(Lanes, Reg, [Reg; 4]),
-    /// A conversion without a lane function: result, its bits, operand.
-    Convert(Conversion, Reg, u32, Reg),
+    /// A conversion without a lane function: result, its bits, operand and whether its register has 64 bits, of which a
+    /// narrower type is the low ones.
+    Convert(Conversion, Reg, u32, (Reg, bool)),
     /// Copies a register; the flag says 64 bits.
     Move(Reg, Reg, bool),
     /// Joins `count` registers of `bits` each.

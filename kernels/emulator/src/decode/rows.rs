@@ -204,7 +204,7 @@ fn visit(inst: &mut Inst, see: &mut dyn FnMut(&mut Reg, Use)) {
             );
             see(out, Write);
         }
-        Op::Convert(_, out, _, input) | Op::Move(out, input, _) => {
+        Op::Convert(_, out, _, (input, _)) | Op::Move(out, input, _) => {
             see(input, Read);
             see(out, Write);
         }

@@ -131,10 +131,9 @@ impl<'a> Worker<'a> {
                 return Next::Stop;
             }
             Op::Fence => {}
-            Op::Convert(conversion, out, bits, input) => {
-                let wide_in = conversion.from.is_wide();
+            Op::Convert(conversion, out, bits, (input, is_wide)) => {
                 let values: [u64; 32] = std::array::from_fn(|lane| {
-                    let value = if wide_in {
+                    let value = if is_wide {
                         warp.registers.long(input)[lane]
                     } else {
                         u64::from(warp.registers.word(input)[lane])

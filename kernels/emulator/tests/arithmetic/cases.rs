@@ -140,6 +140,8 @@ pub const CASES: &[(&str, &str, Reference)] = &[
     ("cvt.f64.f32", "d:f", |a, _, _| f64::from(f(a)).to_bits()),
     ("cvt.sat.f32.f32", "f:f", |a, _, _| bits(if f(a).is_nan() || f(a) <= 0.0 { 0.0 } else { f(a).min(1.0) })),
     ("cvt.s64.s32", "l:r", |a, _, _| s(a) as u64),
+    ("cvt.s64.s32", "l:l", |a, _, _| s(a) as u64),
+    ("cvt.rn.f32.u16", "f:l", |a, _, _| bits((a as u16).into())),
     ("cvt.u32.u64", "r:l", |a, _, _| a & 0xffff_ffff),
     ("cvt.u16.u32", "h:r", |a, _, _| a & 0xffff),
     ("cvt.s32.s16", "r:h", |a, _, _| word((a as i16).into())),
