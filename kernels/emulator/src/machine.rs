@@ -3,6 +3,7 @@
 use crate::Error;
 use crate::decode::{Kernel, Symbol, Symbols, decode};
 use crate::exec::{Launch, Touched, Workers, run};
+use crate::lanes::tensor::TensorCores;
 use crate::memory::Memory;
 use crate::profile::Profile;
 use crate::ptx::{Space, parse};
@@ -20,6 +21,8 @@ pub struct Options {
     pub seed: u64,
     /// Warp instructions of a launch, per thread, after which it counts as endless. Default 2^36.
     pub instruction_limit: u64,
+    /// Compute capability, which decides how tensor cores add: 80 (default) for 8.0.
+    pub capability: u32,
 }
 
 impl Default for Options {
@@ -30,12 +33,14 @@ impl Default for Options {
             threads,
             seed: 0,
             instruction_limit: 1 << 36,
+            capability: 80,
         }
     }
 }
 
 impl Options {
-    /// The defaults, changed by `CAIRN_EMULATOR_MEMORY`, `_THREADS`, `_SEED` and `_INSTRUCTION_LIMIT`.
+    /// The defaults, changed by `CAIRN_EMULATOR_MEMORY`, `_THREADS`, `_SEED`, `_INSTRUCTION_LIMIT` and
+    /// `_CC`.
     ///
     /// # Errors
     /// [`Error::Memory`] names a variable that is set and is no number.
@@ -55,6 +60,7 @@ impl Options {
                 "CAIRN_EMULATOR_INSTRUCTION_LIMIT",
                 default.instruction_limit,
             )?,
+            capability: read("CAIRN_EMULATOR_CC", default.capability.into())? as u32,
         })
     }
 }
@@ -230,6 +236,7 @@ impl Machine {
             dynamic_shared,
             seed: self.options.seed,
             instruction_limit: self.options.instruction_limit,
+            tensor_cores: TensorCores::of(self.options.capability),
         };
         let outcome = run(&launch, &mut self.workers)?;
         self.profile

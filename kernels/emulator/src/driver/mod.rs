@@ -26,8 +26,7 @@
 //! | `void cairnEmulatorSetSeed(uint64_t seed)` | permutes the order of blocks and warps of later launches; 0 keeps it |
 //! | `int cairnEmulatorForget(CUdeviceptr p, size_t bytes)` | counts a range as never written: for arenas that hand memory out anew |
 //!
-//! The environment: `CAIRN_EMULATOR_CC` (compute capability, default 80), and those of
-//! [`Options::from_environment`].
+//! The environment: that of [`Options::from_environment`].
 
 mod capture;
 mod device;
@@ -124,10 +123,7 @@ impl State {
             eprintln!("cairn emulator: {error}; the defaults are taken");
             Options::default()
         });
-        let capability = std::env::var("CAIRN_EMULATOR_CC")
-            .ok()
-            .and_then(|text| text.parse().ok())
-            .unwrap_or(80);
+        let capability = options.capability as i32;
         State {
             machine: Machine::new(options),
             modules: HashMap::new(),

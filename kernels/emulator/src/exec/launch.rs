@@ -10,6 +10,7 @@ use super::stamp::MAX_TIME;
 use super::traffic::Count;
 use crate::Error;
 use crate::decode::Kernel;
+use crate::lanes::tensor::TensorCores;
 use crate::memory::Memory;
 use crate::violation::{Violation, ViolationKind};
 use std::collections::{BTreeSet, HashMap};
@@ -32,6 +33,8 @@ pub struct Launch<'a> {
     pub seed: u64,
     /// Warp instructions after which a worker gives up.
     pub instruction_limit: u64,
+    /// How products of matrices are added up.
+    pub tensor_cores: TensorCores,
 }
 
 /// What a launch did.

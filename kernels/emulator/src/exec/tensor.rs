@@ -1,15 +1,14 @@
 //! Tensor cores: `ldmatrix` and `mma.sync`.
 //!
-//! **Accuracy model.** Products of f16, bf16 and tf32 factors are exact, their sum and the accumulator are added in f64
-//! and rounded to f32 once. A GPU adds with fewer bits and in an order of its own, so its results may differ from these
-//! in the last places of f32, relative to the largest term. tf32 factors drop the 13 lowest bits, as hardware does.
+//! tf32 factors drop the 13 lowest bits, as hardware does; sums are those of [`crate::lanes::tensor`].
 
 use super::block::Worker;
-use super::lanes;
 use super::stamp::Kind;
 use super::step::Next;
 use crate::decode::kernel::{Address, Factor, Inst, MatrixProduct, Reg};
+use crate::lanes::float::bits32;
 use crate::lanes::half::{from_bf16, from_f16};
+use crate::lanes::tensor::Product;
 use crate::violation::ViolationKind;
 
 impl<'a> Worker<'a> {
@@ -92,7 +91,12 @@ impl<'a> Worker<'a> {
             return next;
         }
         let registers = &mut self.warps[w].registers;
-        let (mut a, mut b) = ([[0f32; 16]; 16], [[0f32; 8]; 16]);
+        let mut operands = Product {
+            depth: product.depth,
+            a: [[0.0; 16]; 16],
+            b: [[0.0; 8]; 16],
+            c: [[0.0; 8]; 16],
+        };
         let (in_a, in_b) = product.fragments();
         // How many neighbouring elements a register holds, and how far apart its columns start.
         let (packed, step) = if product.factor == Factor::TF32 {
@@ -109,7 +113,7 @@ impl<'a> Worker<'a> {
             let row = registers.word(*reg);
             for lane in 0..32 {
                 for part in 0..packed {
-                    a[lane / 4 + 8 * (index % 2)]
+                    operands.a[lane / 4 + 8 * (index % 2)]
                         [packed * (lane % 4) + part + step * (index / 2)] = value(row[lane], part);
                 }
             }
@@ -118,31 +122,25 @@ impl<'a> Worker<'a> {
             let row = registers.word(*reg);
             for lane in 0..32 {
                 for part in 0..packed {
-                    b[packed * (lane % 4) + part + step * index][lane / 4] = value(row[lane], part);
+                    operands.b[packed * (lane % 4) + part + step * index][lane / 4] =
+                        value(row[lane], part);
                 }
             }
         }
-        let mut sums = [[0f64; 8]; 16];
         for (index, reg) in product.c.iter().enumerate() {
             let row = registers.word(*reg);
             for lane in 0..32 {
-                sums[lane / 4 + 8 * (index / 2)][2 * (lane % 4) + index % 2] =
-                    f64::from(f32::from_bits(row[lane]));
+                let sums = &mut operands.c[lane / 4 + 8 * (index / 2)];
+                sums[2 * (lane % 4) + index % 2] = f32::from_bits(row[lane]);
             }
         }
-        for (sums, row) in sums.iter_mut().zip(&a) {
-            for k in 0..product.depth {
-                let factor = f64::from(row[k]);
-                for column in 0..8 {
-                    sums[column] += factor * f64::from(b[k][column]);
-                }
-            }
-        }
+        let cores = self.launch.tensor_cores;
+        cores.multiply(&mut operands, product.factor);
         for (index, reg) in product.out.iter().enumerate() {
             let mut values = [0; 32];
-            for lane in lanes(u32::MAX) {
-                let sum = sums[lane / 4 + 8 * (index / 2)][2 * (lane % 4) + index % 2];
-                values[lane] = crate::lanes::float::bits32(sum as f32);
+            for lane in 0..32 {
+                let sums = &operands.c[lane / 4 + 8 * (index / 2)];
+                values[lane] = bits32(sums[2 * (lane % 4) + index % 2]);
             }
             registers.set_word(*reg, u32::MAX, &values);
         }

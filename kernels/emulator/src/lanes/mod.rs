@@ -13,6 +13,7 @@
 //! | [`half`] | f16 and bf16 arithmetic |
 //! | [`compare`] | `setp`, `testp` |
 //! | [`convert`] | `cvt` |
+//! | [`tensor`] | `mma` |
 
 pub mod approx;
 pub mod bits;
@@ -22,6 +23,7 @@ pub mod float;
 pub mod half;
 pub mod integer;
 mod suffixes;
+pub mod tensor;
 
 pub use suffixes::{Rounding, Suffixes};
 
