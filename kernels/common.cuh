@@ -147,6 +147,14 @@ __device__ __forceinline__ float softmax_row(const float* x, u32 cols, float* p)
     return largest + logf(sum);
 }
 
+// Adds one step of a matrix product, which a tensor core has summed up from 0. A tensor core cuts its sums off where f32
+// ends instead of rounding them (Ootomo and Yokota 2022), so a sum that stayed in it from step to step would shrink a
+// little at each.
+__device__ __forceinline__ void add_step(float* d, const float* step) {
+#pragma unroll
+    for (int v = 0; v < 4; ++v) d[v] += step[v];
+}
+
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800
 // x as the sum of two TF32 numbers of 11 significant bits each, nearly exactly.
 __device__ __forceinline__ u32 round_tf32(float x) {
@@ -159,13 +167,25 @@ __device__ __forceinline__ void split_tf32(float x, u32& high, u32& low) {
     low = round_tf32(x - __uint_as_float(high));
 }
 
-// d += a b on a tensor core by one warp: a is 16 x 8, b 8 x 8, d 16 x 8. With row = lane / 4 and col = lane % 4 a lane
-// holds a[row + 8 (v % 2)][col + 4 (v / 2)], b[col + 4 v][row] and d[row + 8 (v / 2)][2 col + v % 2].
-__device__ __forceinline__ void mma_tf32(float* d, const u32* a, const u32* b) {
+// d = a b + c on a tensor core by one warp: a is 16 x 8, b 8 x 8, c and d 16 x 8. With row = lane / 4 and col = lane % 4 a
+// lane holds a[row + 8 (v % 2)][col + 4 (v / 2)], b[col + 4 v][row] and d[row + 8 (v / 2)][2 col + v % 2].
+__device__ __forceinline__ void mma_tf32(float* d, const u32* a, const u32* b, const float* c) {
     asm volatile(
-        "mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+        "mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%10,%11,%12,%13};"
+        : "=f"(d[0]), "=f"(d[1]), "=f"(d[2]), "=f"(d[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]), "f"(c[0]), "f"(c[1]), "f"(c[2]), "f"(c[3]));
+}
+
+// d += a b for f32 in two halves each, placed as in mma_tf32; see add_step. The product of the low halves is left out: it
+// is smaller than what rounding d loses.
+__device__ __forceinline__ void multiply_split(float* d, const u32* a_high, const u32* a_low, const u32* b_high,
+                                               const u32* b_low) {
+    const float zero[4] = {0.0f, 0.0f, 0.0f, 0.0f};
+    float step[4];
+    mma_tf32(step, a_low, b_high, zero);
+    mma_tf32(step, a_high, b_low, step);
+    mma_tf32(step, a_high, b_high, step);
+    add_step(d, step);
 }
 #endif
 
@@ -196,28 +216,40 @@ __device__ __forceinline__ u32 half_pair(float low, float high) {
 #endif
 }
 
-// d += a b on a tensor core by one warp: a is 16 x 8, b 8 x 8, d 16 x 8. With row = lane / 4 and col = lane % 4 a lane
-// holds the pairs a[row + 8 v][2 col, 2 col + 1], b[2 col, 2 col + 1][row], and of d what mma_tf32 has.
-__device__ __forceinline__ void mma_half_8(float* d, const u32* a, u32 b) {
+// d = a b + c on a tensor core by one warp: a is 16 x 8, b 8 x 8, c and d 16 x 8. With row = lane / 4 and col = lane % 4 a
+// lane holds the pairs a[row + 8 v][2 col, 2 col + 1], b[2 col, 2 col + 1][row] and d[row + 8 (v / 2)][2 col + v % 2].
+__device__ __forceinline__ void mma_half(float* d, const u32* a, u32 b, const float* c) {
     asm volatile(
-        "mma.sync.aligned.m16n8k8.row.col.f32." HALF "." HALF ".f32 {%0,%1,%2,%3}, {%4,%5}, {%6}, {%0,%1,%2,%3};"
-        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-        : "r"(a[0]), "r"(a[1]), "r"(b));
+        "mma.sync.aligned.m16n8k8.row.col.f32." HALF "." HALF ".f32 {%0,%1,%2,%3}, {%4,%5}, {%6}, {%7,%8,%9,%10};"
+        : "=f"(d[0]), "=f"(d[1]), "=f"(d[2]), "=f"(d[3])
+        : "r"(a[0]), "r"(a[1]), "r"(b), "f"(c[0]), "f"(c[1]), "f"(c[2]), "f"(c[3]));
+}
+
+// d += a b, placed as in mma_half; see add_step.
+__device__ __forceinline__ void multiply_half_8(float* d, const u32* a, u32 b) {
+    const float zero[4] = {0.0f, 0.0f, 0.0f, 0.0f};
+    float step[4];
+    mma_half(step, a, b, zero);
+    add_step(d, step);
 }
 
 // The same for a of 16 x 16 and b of 16 x 8: behind the operands of the first eight numbers of the inner index lie
 // those of the other eight.
-__device__ __forceinline__ void mma_half_16(float* d, const u32* a, const u32* b) {
+__device__ __forceinline__ void multiply_half_16(float* d, const u32* a, const u32* b) {
+    const float zero[4] = {0.0f, 0.0f, 0.0f, 0.0f};
+    float step[4];
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800
     asm volatile(
         "mma.sync.aligned.m16n8k16.row.col.f32." HALF "." HALF ".f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
-        "{%0,%1,%2,%3};"
-        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+        "{%10,%11,%12,%13};"
+        : "=f"(step[0]), "=f"(step[1]), "=f"(step[2]), "=f"(step[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]), "f"(zero[0]), "f"(zero[1]), "f"(zero[2]),
+          "f"(zero[3]));
 #else
-    mma_half_8(d, a, b[0]);
-    mma_half_8(d, a + 2, b[1]);
+    mma_half(step, a, b[0], zero);
+    mma_half(step, a + 2, b[1], step);
 #endif
+    add_step(d, step);
 }
 #endif
 

@@ -25,7 +25,7 @@ __device__ __forceinline__ Left left_of(float x0, float x1, float x2, float x3) 
 }
 __device__ __forceinline__ Right right_of(float x0, float x1) { return {half_pair(x0, x1)}; }
 
-__device__ __forceinline__ void multiply(float* d, const Left& a, const Right& b) { mma_half_8(d, a.pairs, b.pair); }
+__device__ __forceinline__ void multiply(float* d, const Left& a, const Right& b) { multiply_half_8(d, a.pairs, b.pair); }
 #elif !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800
 struct Left {
     u32 high[4], low[4];
@@ -51,9 +51,7 @@ __device__ __forceinline__ Right right_of(float x0, float x1) {
 }
 
 __device__ __forceinline__ void multiply(float* d, const Left& a, const Right& b) {
-    mma_tf32(d, a.low, b.high);
-    mma_tf32(d, a.high, b.low);
-    mma_tf32(d, a.high, b.high);
+    multiply_split(d, a.high, a.low, b.high, b.low);
 }
 #else
 struct Left {

@@ -142,29 +142,24 @@ struct TensorProduct {
 #pragma unroll
         for (int i = 0; i < 2; ++i)
 #pragma unroll
-            for (int j = 0; j < 4; ++j) mma_half_16(sum[i][j], x[i], y[j]);
+            for (int j = 0; j < 4; ++j) multiply_half_16(sum[i][j], x[i], y[j]);
 #else
 #pragma unroll
         for (int k = 0; k < TILE_K; k += 8) {
-            u32 a_high[2][4], a_low[2][4], b_high[4][2], b_low[4][2];
+            u32 a_high[2][4], a_low[2][4];
 #pragma unroll
             for (int i = 0; i < 2; ++i)
 #pragma unroll
                 for (int v = 0; v < 4; ++v)
                     split_tf32(a[k + col + v / 2 * 4][i0 + i * 16 + v % 2 * 8], a_high[i][v], a_low[i][v]);
 #pragma unroll
-            for (int j = 0; j < 4; ++j)
+            for (int j = 0; j < 4; ++j) {
+                u32 b_high[2], b_low[2];
 #pragma unroll
-                for (int v = 0; v < 2; ++v)
-                    split_tf32(b[k + col + v * 4][j0 + j * 8], b_high[j][v], b_low[j][v]);
+                for (int v = 0; v < 2; ++v) split_tf32(b[k + col + v * 4][j0 + j * 8], b_high[v], b_low[v]);
 #pragma unroll
-            for (int i = 0; i < 2; ++i)
-#pragma unroll
-                for (int j = 0; j < 4; ++j) {
-                    mma_tf32(sum[i][j], a_low[i], b_high[j]);
-                    mma_tf32(sum[i][j], a_high[i], b_low[j]);
-                    mma_tf32(sum[i][j], a_high[i], b_high[j]);
-                }
+                for (int i = 0; i < 2; ++i) multiply_split(sum[i][j], a_high[i], a_low[i], b_high, b_low);
+            }
         }
 #endif
     }
