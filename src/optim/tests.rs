@@ -321,21 +321,22 @@ fn every_device_takes_the_same_steps_as_the_formula_in_f64() {
             values.host().to_vec()
         };
         let found = run();
-        for i in (0..words).step_by(97) {
+        for i in 0..words {
             let column: Vec<f64> = lists.iter().map(|l| f64::from(l[i])).collect();
-            let expected = naive(&config, 0.5, &column);
-            let error = (f64::from(found[i]) - expected).abs() / expected.abs().max(1.0);
+            let (expected, largest) = naive(&config, 0.5, &column);
+            // f32 loses places of the largest number on the way, and some values return from far away to near 0.
+            let error = (f64::from(found[i]) - expected).abs() / largest;
             assert!(error < 1e-6, "{config:?} on {device}: value {i}: {error}");
         }
         assert_eq!(found, run(), "{config:?} on {device}: the same bits again");
     }
 }
 
-/// The rule on one value, by its formula.
-fn naive(config: &OptimizerConfig, start: f64, gradients: &[f64]) -> f64 {
-    let (mut p, mut m, mut v) = (start, 0.0, 0.0);
+/// The rule on one value, by its formula; and the largest value or step on the way.
+fn naive(config: &OptimizerConfig, start: f64, gradients: &[f64]) -> (f64, f64) {
+    let (mut p, mut m, mut v, mut largest) = (start, 0.0, 0.0, start.abs());
     for (i, g) in gradients.iter().enumerate() {
-        match *config {
+        let step = match *config {
             OptimizerConfig::AdamW {
                 lr,
                 betas: [a, b],
@@ -346,7 +347,7 @@ fn naive(config: &OptimizerConfig, start: f64, gradients: &[f64]) -> f64 {
                 m = a * m + (1.0 - a) * g;
                 v = b * v + (1.0 - b) * g * g;
                 let root = (v / (1.0 - b.powi(t))).sqrt();
-                p -= lr * weight_decay * p + lr * m / (1.0 - a.powi(t)) / (root + eps);
+                lr * weight_decay * p + lr * m / (1.0 - a.powi(t)) / (root + eps)
             }
             OptimizerConfig::Sgd {
                 lr,
@@ -356,11 +357,13 @@ fn naive(config: &OptimizerConfig, start: f64, gradients: &[f64]) -> f64 {
             } => {
                 let d = g + weight_decay * p;
                 m = momentum * m + d;
-                p -= lr * if nesterov { d + momentum * m } else { m };
+                lr * if nesterov { d + momentum * m } else { m }
             }
-        }
+        };
+        p -= step;
+        largest = largest.max(step.abs()).max(p.abs());
     }
-    p
+    (p, largest)
 }
 
 #[test]
