@@ -102,7 +102,7 @@ struct Element {
 struct Round {
     float4 places[CANDIDATES];   // of the candidates, and the bits of their ties
     u32 squared[2][CANDIDATES];  // their distances, as they are and as they will be; 0 when out of the round
-    float4 picks[CANDIDATES];    // places of the samples
+    float4 picks[CANDIDATES];    // places and ties of the next samples
     Key from, top;               // where too many candidates are found
     u32 found;                   // candidates, and those that had no room
     u32 listed;                  // buckets
@@ -175,7 +175,7 @@ __device__ __forceinline__ u32 settled(const Others& others, const float4& place
     return __any_sync(0xFFFFFFFFu, is_blocked) ? squared : squared | TAKEN;
 }
 
-// Picks the candidates that are the next samples, at most `room`: how many. By all threads; ends with a barrier.
+// Picks the candidates that are the next samples, at most `room`: how many. By all threads, with barriers.
 __device__ __forceinline__ u32 pick(Round& round, u32 found, Key from, const Element& e, u32 room, u32* rows) {
     const u32 warp = threadIdx.x >> 5, warps = blockDim.x >> 5;
     Others others;
@@ -200,14 +200,14 @@ __device__ __forceinline__ u32 pick(Round& round, u32 found, Key from, const Ele
         const u32 squared = round.squared[half][c];
         if (!squared) continue;
         const float4 place = round.places[c];
-        const u32 tie = __float_as_uint(place.w), rank = others.before(key_of(squared, tie));
-        if (rank < room && lane_number() == 0) {
-            round.picks[rank] = place;
-            rows[rank] = e.start + e.ties.number(tie);
-        }
+        const u32 rank = others.before(key_of(squared, __float_as_uint(place.w)));
+        if (rank < room && lane_number() == 0) round.picks[rank] = place;
     }
     __syncthreads();
-    return min(others.before(LOWEST), room);
+    const u32 picked = min(others.before(LOWEST), room);
+    for (u32 i = threadIdx.x; i < picked; i += blockDim.x)
+        rows[i] = e.start + e.ties.number(__float_as_uint(round.picks[i].w));
+    return picked;
 }
 
 // A key that a share of WANTED / found of the candidates with room are above, and the highest of them: by all threads,
