@@ -1,6 +1,6 @@
 use crate::fixtures::{cairn, fails, json, repository, text};
 use serde_json::Value;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 const TABLE: &str = "kernels/counts.txt";
 
@@ -92,6 +92,31 @@ fn counts_are_not_worse_than_recorded_and_new_kernels_are_noticed() {
         assert!(line.contains("segment_max_of_old is recorded but does not run"));
     }
     assert!(mend.contains("cairn kernels --record"), "{fault}");
+}
+
+/// What the bounds of kernels on a real GPU stand on: counts are a share that stays and one that grows with the points.
+#[test]
+fn counts_grow_by_the_same_with_every_point() {
+    if !runs_kernels() {
+        return;
+    }
+    let count = |points: &str| {
+        let found = json(&["kernels", "layer_norm", "--points", points]);
+        let kernels = found["kernels"].as_array().unwrap().clone();
+        let row = |row: &Value| {
+            let channels = row["case"].as_str().unwrap().split_once('x').unwrap().1;
+            let key = format!("{channels} {}", row["kernel"].as_str().unwrap());
+            (key, row["bytes_read_least"].as_u64().unwrap())
+        };
+        kernels.iter().map(row).collect::<BTreeMap<_, _>>()
+    };
+    let [one, two, four] = ["1", "2", "4"].map(count);
+    assert!(one.len() >= 6, "{one:?}");
+    for (key, once) in one.iter().filter(|(key, _)| key.contains("layer_norm_")) {
+        let growth = two[key] - once;
+        assert_eq!(four[key], once + 3 * growth, "{key}");
+        assert!(growth > 0, "{key}");
+    }
 }
 
 /// On a GPU without TF32, so that the products of those are seen too.

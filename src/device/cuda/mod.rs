@@ -250,7 +250,11 @@ pub fn source_line(kernels: &Kernels, file: &str, number: u32) -> Option<&'stati
 }
 
 /// What kernel files may include: names and texts.
-const HEADERS: [(&std::ffi::CStr, &str); 11] = [
+const HEADERS: [(&std::ffi::CStr, &str); 12] = [
+    (
+        c"candidates.cuh",
+        include_str!("../../../kernels/candidates.cuh"),
+    ),
     (c"common.cuh", include_str!("../../../kernels/common.cuh")),
     (c"columns.cuh", include_str!("../../../kernels/columns.cuh")),
     (
