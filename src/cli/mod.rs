@@ -135,11 +135,17 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     let options = cli.options;
     signals::install()?;
     options.start_threads()?;
-    // Commands that compute nothing, or little, do not wait for a GPU to wake up.
-    let device = match &cli.command {
-        Command::Info(_) | Command::Convert(_) | Command::Kernels(_) => Device::Cpu,
-        Command::Segment(args) if options.device == Choice::Auto && args.are_small() => Device::Cpu,
-        _ => options.device.open()?,
+    // Commands that compute nothing, or little, do not wake a GPU up unless they are told to.
+    let is_auto = options.device == Choice::Auto;
+    let needs_none = match &cli.command {
+        Command::Info(_) | Command::Convert(_) => is_auto,
+        Command::Segment(args) => is_auto && args.are_small(),
+        Command::Kernels(_) => true, // it opens what it counts or times on
+        _ => false,
+    };
+    let device = match needs_none {
+        true => Device::Cpu,
+        false => options.device.open()?,
     };
     let global = Global {
         device,
