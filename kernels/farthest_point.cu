@@ -2,7 +2,7 @@
 //
 // Each sample depends on the one before, so what counts is the time from one sample to the next, not throughput. One block
 // takes one element of the batch, all elements at once: more blocks per element would have to wait for each other through
-// global memory. Barriers cost, too; so samples are taken in rounds of some 70, with five or six barriers each.
+// global memory. Barriers cost, too; so samples are taken in rounds of many, with five or six barriers each.
 //
 // A point's key is its squared distance to the nearest sample and, below that, its place in the order of ties. The next
 // sample is the point of the highest key, and keys only fall: samples come in falling order of the keys at which they are
@@ -11,7 +11,7 @@
 //    once, a warp at each. One is picked when none of a higher key that is still open lies so near that it would lower its
 //    distance: whatever is sampled before it has a higher key at that time and so now, and is not near. One that lies near
 //    a pick of a higher key, which is sampled before it, takes the lower distance and stays, or is out of the round. The
-//    highest one always is picked, so this ends; mostly after two or three times, since few have more than one neighbour.
+//    highest one always is picked, so this ends, and soon, since few have more than one neighbour.
 //    In the order of their keys the picks are the next samples;
 // 2. lists the buckets with a point which a pick may be closer to than all samples before, or with a candidate of the next
 //    round, each with its picks: a warp tests 32 picks at once against a node, then the 32 buckets of the node against
@@ -26,8 +26,7 @@
 // The points lie in buckets of 32 (a block of the tree; several where an element has more than 2^20 points), 32 buckets to
 // a node. What is known of a bucket, its box, its largest distance and its place in the list, lies in shared memory where
 // it fits: 52 bytes, so 80 000 points take 130 KB. Boxes of nodes live in registers: node w + l * warps in lane l of warp
-// w. Of 40 000 points of a room, 10 000 are sampled in some 180 rounds; a sample is near to 13 buckets and changes four.
-// Bound by the instructions that one multiprocessor issues, half of them for listed buckets.
+// w. Bound by the instructions that one multiprocessor issues, half of them for listed buckets.
 #include "candidates.cuh"
 
 #define FARTHEST_THREADS 1024

@@ -22,7 +22,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
 
-/// Files of fewer bytes together are labelled before a GPU would be ready, which takes some 0.4 s.
+/// Files of fewer bytes together are mostly labelled before a GPU would be ready.
 const SMALL: u64 = 8 << 20;
 
 /// What an interrupt leaves behind.

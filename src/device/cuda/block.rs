@@ -165,7 +165,7 @@ impl Drop for Block {
 }
 
 /// Lets the GPU's memory pool keep what is freed. By default it gives all of it back to the system whenever the host waits
-/// for the GPU, and every allocation after that maps memory anew, which takes longer than most kernels.
+/// for the GPU, and allocations after that map memory anew.
 pub(super) fn keep_freed_memory(context: &CudaContext) -> Result<(), DriverError> {
     if !context.has_async_alloc() {
         return Ok(());

@@ -70,7 +70,7 @@ fn options(precision: Precision, target: Target) -> Vec<String> {
 
 /// Code of `kernels` with products in `precision` for `target`, from the cache or the compiler. PTX ends in a zero byte, as
 /// the driver wants it. A file that the cache lacks is taken for a sign that it lacks most: machine code of all is made side
-/// by side then, in a tenth of the time that one after another would take.
+/// by side then.
 ///
 /// # Errors
 /// What NVRTC says.
