@@ -237,14 +237,12 @@ pub const ARCHITECTURES: [u32; 6] = [75, 80, 86, 89, 90, 120];
 /// What the kernels of a file take on each of [`ARCHITECTURES`].
 pub type Assembled = [Vec<Resources>; ARCHITECTURES.len()];
 
-/// What every kernel of every case takes, by file and precision.
+/// What every kernel takes, by file and precision.
 ///
 /// # Errors
-/// As [`measure`].
+/// There is no NVRTC, or it does not compile a file.
 pub fn assemble() -> Result<Vec<(Precision, Assembled)>> {
-    measure("", 1, None)?;
-    let files = Gpu::Emulator.open()?.loaded();
-    let forms: Vec<_> = files.iter().flat_map(|file| forms(file)).collect();
+    let forms: Vec<_> = cuda::FILES.iter().flat_map(forms).collect();
     let assemble = |&(file, precision): &(&Kernels, Precision)| {
         let mut all = ARCHITECTURES.map(|_| Vec::new());
         for (slot, capability) in all.iter_mut().zip(ARCHITECTURES) {
@@ -327,31 +325,12 @@ mod tests {
     use crate::device::Device;
     use crate::graph::check::devices;
 
-    /// All kernel files, read from the folder, so that none can be forgotten.
-    fn files() -> Vec<Kernels> {
-        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/kernels");
-        let paths = std::fs::read_dir(folder)
-            .unwrap()
-            .map(|entry| entry.unwrap().path());
-        let leak = |text: String| -> &'static str { text.leak() };
-        let files: Vec<Kernels> = paths
-            .filter(|path| path.extension().is_some_and(|e| e == "cu"))
-            .map(|path| Kernels {
-                name: leak(path.file_stem().unwrap().to_str().unwrap().into()),
-                source: leak(std::fs::read_to_string(path).unwrap()),
-            })
-            .collect();
-        assert!(files.len() > 15, "{} kernel files", files.len());
-        files
-    }
-
     #[test]
     fn no_kernel_spills_registers() {
         if !devices().contains(&Device::Cuda(Gpu::Emulator)) {
             return;
         }
-        let files = files();
-        let forms = files.iter().flat_map(forms);
+        let forms = cuda::FILES.iter().flat_map(forms);
         let forms: Vec<(&Kernels, Precision, u32)> = forms
             .flat_map(|(file, precision)| ARCHITECTURES.map(|arch| (file, precision, arch)))
             .filter(|(_, precision, arch)| *arch >= precision.capability())

@@ -17,8 +17,6 @@ pub struct Timed {
     pub case: String,
     /// Name of the kernel.
     pub kernel: String,
-    /// In which it multiplies, if it does.
-    pub precision: Precision,
     /// Launches of a run.
     pub launches: usize,
     /// Time of all of them, microseconds; median of several runs.
@@ -59,7 +57,6 @@ pub fn time(filter: &str, growth: usize, gpu: Gpu) -> Result<Vec<Timed>> {
                     launches: runs[0].len(),
                     microseconds: sums[RUNS / 2],
                     kernel,
-                    precision,
                 });
             }
         }

@@ -2,10 +2,8 @@
 
 use super::{Args, print};
 use crate::device::Gpu;
-use crate::device::cuda;
 use crate::profile::gpus::{CARDS, Card, Work};
 use crate::profile::stopwatch::{Timed, time};
-use crate::{Error, Result};
 use anyhow::Context;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -25,7 +23,7 @@ pub fn run(args: &Args, gpu: Gpu) -> anyhow::Result<ExitCode> {
     if timed.is_empty() {
         return Err(super::nothing(filter).into());
     }
-    let name = card_name(gpu)?;
+    let name = gpu.open()?.name()?;
     let card = CARDS.iter().find(|card| name.contains(card.name));
     // A process that uses the driver cannot use the emulator.
     let works = card.map(|_| works(filter, growth));
@@ -54,16 +52,6 @@ pub fn run(args: &Args, gpu: Gpu) -> anyhow::Result<ExitCode> {
     }
     print::result(&format!("{name}\n{}", table(&rows, card)))?;
     Ok(ExitCode::SUCCESS)
-}
-
-fn card_name(gpu: Gpu) -> Result<String> {
-    let Gpu::Card(ordinal) = gpu else {
-        return Ok(gpu.to_string());
-    };
-    let cards = cuda::describe().cards;
-    let cards = cards.map_err(|fault| Error::argument("device", fault))?;
-    let card = cards.into_iter().nth(usize::from(ordinal));
-    Ok(card.map_or_else(|| gpu.to_string(), |card| card.name))
 }
 
 /// A case without its number of points, and a kernel.

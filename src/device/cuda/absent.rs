@@ -86,6 +86,11 @@ impl Cuda {
     }
 
     /// Cannot be called.
+    pub fn name(&self) -> Result<String> {
+        match *self {}
+    }
+
+    /// Cannot be called.
     pub fn clocked(&self, _: impl FnOnce() -> Result<()>) -> Result<Vec<Lap>> {
         match *self {}
     }

@@ -1,7 +1,7 @@
 //! How long kernels take on a GPU: an event before and one after each launch.
 
+use super::Lap;
 use super::context::Cuda;
-use super::{Grid, Lap};
 use crate::Result;
 use cudarc::driver::result::{self, DriverError};
 use cudarc::driver::sys;
@@ -11,7 +11,6 @@ use std::cell::RefCell;
 #[derive(Debug)]
 struct Pending {
     function: sys::CUfunction,
-    grid: Grid,
     events: [sys::CUevent; 2],
 }
 
@@ -47,7 +46,6 @@ impl Cuda {
         };
         Ok(Lap {
             kernel: self.kernel_of(pending.function),
-            grid: pending.grid,
             microseconds: 1e3 * f64::from(milliseconds),
         })
     }
@@ -56,7 +54,6 @@ impl Cuda {
     pub(super) fn timed(
         &self,
         function: sys::CUfunction,
-        grid: Grid,
         launch: impl FnOnce() -> Result<(), DriverError>,
     ) -> Result<(), DriverError> {
         if LAPS.with_borrow(Option::is_none) {
@@ -69,11 +66,7 @@ impl Cuda {
         launch()?;
         // SAFETY: as above.
         unsafe { result::event::record(events[1], self.stream()) }?;
-        let lap = Pending {
-            function,
-            grid,
-            events,
-        };
+        let lap = Pending { function, events };
         LAPS.with_borrow_mut(|laps| laps.as_mut().map(|laps| laps.push(lap)));
         Ok(())
     }

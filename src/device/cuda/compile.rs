@@ -1,7 +1,6 @@
 //! Compiling a kernel file with NVRTC.
 
-use super::files::FILES;
-use super::{HEADERS, Kernels, cache};
+use super::{FILES, HEADERS, Kernels, cache};
 use crate::device::Precision;
 use cudarc::nvrtc::sys as nvrtc;
 use std::ffi::{CStr, CString, c_char};
@@ -97,12 +96,11 @@ fn fill_cache(precision: Precision, target: Target) {
     let options = options(precision, target);
     let next = AtomicUsize::new(0);
     let work = || {
-        while let Some(&(name, source)) = FILES.get(next.fetch_add(1, Ordering::Relaxed)) {
-            let kernels = Kernels { name, source };
-            let entry = cache::Entry::new(name, &key(&kernels, &options));
+        while let Some(kernels) = FILES.get(next.fetch_add(1, Ordering::Relaxed)) {
+            let entry = cache::Entry::new(kernels.name, &key(kernels, &options));
             let is_wanted = precision == Precision::F32 || kernels.multiplies();
             if is_wanted && entry.read().is_none() {
-                let _ = compile(&kernels, &options, target).map(|image| entry.write(&image));
+                let _ = compile(kernels, &options, target).map(|image| entry.write(&image));
             }
         }
     };

@@ -168,6 +168,15 @@ impl Cuda {
         &self.between
     }
 
+    /// What the GPU is called.
+    ///
+    /// # Errors
+    /// What the driver says.
+    pub fn name(&self) -> Result<String> {
+        let name = self.context.name();
+        name.map_err(|e| self.failed("asking for its name", e))
+    }
+
     pub(super) fn cudarc(&self) -> &CudaContext {
         &self.context
     }

@@ -1,12 +1,16 @@
-//! All kernel files, so that a new machine compiles them side by side instead of one by one when they are needed.
+//! All kernel files: what a new machine compiles side by side instead of one by one when they are needed, and what is looked
+//! through for spilled registers.
 
-/// Names and texts of the files of `kernels/`.
+use super::Kernels;
+
+/// Declares the files of `kernels/` by their names.
 macro_rules! files {
     ($($name:literal),* $(,)?) => {
-        pub const FILES: &[(&str, &str)] = &[$((
-            $name,
-            include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/kernels/", $name, ".cu")),
-        )),*];
+        /// Every file of `kernels/`.
+        pub const FILES: &[Kernels] = &[$(Kernels {
+            name: $name,
+            source: include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/kernels/", $name, ".cu")),
+        }),*];
     };
 }
 
@@ -79,7 +83,7 @@ mod tests {
             .collect();
         assert_eq!(
             names,
-            FILES.iter().map(|(name, _)| name.to_string()).collect()
+            FILES.iter().map(|file| file.name.to_string()).collect()
         );
     }
 }

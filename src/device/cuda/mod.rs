@@ -25,6 +25,7 @@
 //! memory, and so has each thread that works [ahead](Ahead); memory knows where it was made and orders its uses.
 
 mod buffer;
+mod files;
 mod grid;
 mod inventory;
 mod resources;
@@ -46,8 +47,6 @@ mod clock;
 mod compile;
 #[cfg(feature = "cuda")]
 mod context;
-#[cfg(feature = "cuda")]
-mod files;
 #[cfg(feature = "cuda")]
 mod lane;
 #[cfg(feature = "cuda")]
@@ -79,6 +78,7 @@ pub use absent::{
 };
 
 pub use buffer::Buffer;
+pub use files::FILES;
 pub use grid::Grid;
 pub use inventory::{Card, Inventory, Nvrtc};
 pub use resources::Resources;
@@ -181,8 +181,6 @@ impl fmt::Display for Gpu {
 pub struct Lap {
     /// Name of the kernel.
     pub kernel: String,
-    /// Its blocks and threads.
-    pub grid: Grid,
     /// Microseconds from before it to after it; a GPU takes one or two of them to begin and end a kernel.
     pub microseconds: f64,
 }

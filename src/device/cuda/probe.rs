@@ -1,4 +1,4 @@
-//! What there is to compute with, found out without opening a GPU for work.
+//! What there is to compute with.
 
 use super::{
     Card, Cuda, Gpu, Inventory, Kernels, Nvrtc, OLDEST_CAPABILITY, Resources, compile, library,

@@ -166,7 +166,7 @@ impl Cuda {
                         )
                     }
                 };
-                let launched = self.timed(*function, *grid, launch);
+                let launched = self.timed(*function, launch);
                 launched.map_err(|e| self.failed(&self.name_of(*function), e))
             }
             Step::Clear { at, words } => {
